@@ -1,0 +1,230 @@
+"""Model folders (safetensors and a JSON card), and the published PyTorch weights read into a cascade."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from tensorflow import keras
+
+from dvt_tf.presets import CascadeConfig, blocks_of
+
+if TYPE_CHECKING:
+    from dvt_tf.cascade import DynamicVisionTransformer
+
+FORMAT_VERSION = 1
+CARD_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+# The published names of the Transformers, coarsest first.
+PUBLISHED_TRANSFORMERS = ("less_less_token", "less_token", "normal_token")
+
+
+def named_weights(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every weight below a layer with a name that is the same on all Keras generations: the path of its attributes.
+
+    For example `transformers.1.blocks.0.attention.qkv.kernel`.
+    """
+    inner: set[int] = set()
+    for attribute, value in vars(layer).items():
+        if attribute.startswith("_"):
+            continue
+        if isinstance(value, keras.layers.Layer):
+            subs = [(f"{prefix}{attribute}.", value)]
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, keras.layers.Layer) for v in value):
+            subs = [(f"{prefix}{attribute}.{i}.", sub) for i, sub in enumerate(value)]
+        else:
+            continue
+        for path, sub in subs:
+            inner.update(id(weight) for weight in sub.weights)
+            yield from named_weights(sub, path)
+    for weight in layer.weights:
+        if id(weight) not in inner:
+            yield prefix + weight.name.split("/")[-1].split(":")[0], weight
+
+
+def state_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """All weights by name, float32."""
+    return {name: np.asarray(weight.numpy(), np.float32) for name, weight in named_weights(model)}
+
+
+def assign_state(model: keras.Model, state: Mapping[str, np.ndarray], source: str) -> None:
+    """Sets every weight, strictly by name and shape: all of it or nothing.
+
+    Raises:
+        ValueError: a name is missing or too many or a shape differs; the message names `source` and the first ones.
+    """
+    weights = dict(named_weights(model))
+    _check_state({name: tuple(weight.shape) for name, weight in weights.items()}, state, source)
+    for name, weight in weights.items():
+        weight.assign(np.asarray(state[name], np.float32))
+
+
+def _check_state(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], source: str) -> None:
+    faults = []
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
+    if missing:
+        faults.append(f"{len(missing)} missing ({_first(missing)})")
+    if extra:
+        faults.append(f"{len(extra)} unexpected ({_first(extra)})")
+    shapes = [
+        f"{name} is {tuple(np.shape(state[name]))} and should be {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(np.shape(state[name])) != shape
+    ]
+    if shapes:
+        faults.append(f"{len(shapes)} of another shape ({_first(shapes)})")
+    if faults:
+        raise ValueError(f"{source} does not fit this cascade: of {len(expected)} weights, {'; '.join(faults)}")
+    for name in expected:
+        if not np.all(np.isfinite(np.asarray(state[name], np.float32))):
+            raise ValueError(f"{source}: weight {name} holds values that are not finite numbers")
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder, checked for what every user of it needs.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json. ValueError: it is damaged or of another format.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} is no model folder: it has no {CARD_FILE}")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"{path} is not a card of format_version {FORMAT_VERSION}")
+    missing = [key for key in ("config", "class_names", "preprocessing", "thresholds") if key not in card]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    classes, exits = card["config"].get("num_classes"), len(card["config"].get("token_grids", ()))
+    if len(card["class_names"]) != classes:
+        raise ValueError(f"{path} names {len(card['class_names'])} classes and the cascade has {classes}")
+    if len(card["thresholds"].get("values", ())) != max(exits - 1, 0):
+        raise ValueError(f"{path} must have {exits - 1} thresholds for {exits} exits")
+    return card
+
+
+def load_weights(model: DynamicVisionTransformer, path: Path) -> None:
+    """Loads a weights.safetensors into a built cascade, strictly.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: damaged, or not this cascade's.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file {str(path)!r} does not exist")
+    try:
+        state = safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    assign_state(model, state, str(path))
+
+
+def save(model: DynamicVisionTransformer, folder: Path) -> None:
+    """Writes a model folder whole or not at all: into a temporary sibling, then renamed into place."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file; a model is saved into a folder")
+    if folder.is_dir() and any(p.name not in (CARD_FILE, WEIGHTS_FILE) for p in folder.iterdir()):
+        raise ValueError(f"folder {str(folder)!r} holds other files; save the model into a folder of its own")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        card = {**model.card, "config": model.config.to_dict()}
+        safetensors.numpy.save_file(state_of(model), temporary / WEIGHTS_FILE, metadata={"format": "dvt_tf"})
+        (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if folder.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_published_weights(model: DynamicVisionTransformer, state: Mapping[str, np.ndarray]) -> None:
+    """Loads weights under the names and in the layouts of the published PyTorch code.
+
+    Args:
+        model: a cascade of the same architecture (names stand for Transformers coarsest first).
+        state: published name -> array; Linear (out, in), convolution (out, in, height, width).
+
+    Raises:
+        ValueError: names or shapes differ from what this cascade needs; nothing is loaded then.
+    """
+    model.build()
+    names = {name: published_name(name, model.config) for name, _ in named_weights(model)}
+    expected = {names[name]: _published_shape(name, tuple(weight.shape)) for name, weight in named_weights(model)}
+    _check_state(expected, state, "the published state")
+    for name, weight in named_weights(model):
+        weight.assign(_from_published(name, np.asarray(state[names[name]], np.float32)).reshape(tuple(weight.shape)))
+
+
+_PUBLISHED_PARTS = (
+    (r"embedding\.kernel$", "patch_embed.proj.weight"),
+    (r"embedding\.bias$", "patch_embed.proj.bias"),
+    (r"position\.class_token$", "cls_token"),
+    (r"position\.positions$", "pos_embed"),
+    (r"feature_reuse\.(\d+)\.norm\.", r"blocks.\1.feature_resuse_mlp.0."),
+    (r"feature_reuse\.(\d+)\.mlp\.", r"blocks.\1.feature_resuse_mlp.1."),
+    (r"relationship_reuse\.kernel1$", "relation_reuse_conv.0.weight"),
+    (r"relationship_reuse\.bias1$", "relation_reuse_conv.0.bias"),
+    (r"relationship_reuse\.kernel2$", "relation_reuse_conv.2.weight"),
+    (r"relationship_reuse\.bias2$", "relation_reuse_conv.2.bias"),
+    (r"attention\.qkv\.", "attn.qkv."),
+    (r"attention\.projection\.", "attn.proj."),
+    (r"\.kernel$", ".weight"),
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+)
+
+
+def published_name(name: str, config: CascadeConfig) -> str:
+    """The published code's name for one of our weights."""
+    reuse = re.search(r"feature_reuse\.(\d+)\.", name)
+    if reuse:
+        # Ours are numbered among themselves, the published ones by the block they belong to.
+        block = blocks_of(config.feature_reuse, config.depth)[int(reuse[1])]
+        name = name.replace(reuse[0], f"feature_reuse.{block}.")
+    for pattern, replacement in _PUBLISHED_PARTS:
+        name = re.sub(pattern, replacement, name)
+    _, index, rest = name.split(".", 2)
+    return f"{PUBLISHED_TRANSFORMERS[int(index)]}.{rest}"
+
+
+def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if name.endswith("embedding.kernel"):
+        return (shape[3], shape[2], shape[0], shape[1])
+    if "relationship_reuse.kernel" in name:
+        return (*shape, 1, 1)
+    if "relationship_reuse.bias" in name:
+        return shape[:1]
+    if name.endswith(".kernel"):
+        return shape[::-1]
+    return shape
+
+
+def _from_published(name: str, array: np.ndarray) -> np.ndarray:
+    if name.endswith("embedding.kernel"):
+        return array.transpose(2, 3, 1, 0)  # (out, in, h, w) -> (h, w, in, out)
+    if name.endswith(".kernel"):
+        return array.T
+    return array

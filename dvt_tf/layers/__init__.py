@@ -1,0 +1,21 @@
+"""The Keras layers of a cascade, one file each."""
+
+from dvt_tf.layers.attention import Attention
+from dvt_tf.layers.drop_path import DropPath
+from dvt_tf.layers.mlp import MLP
+from dvt_tf.layers.patch_embedding import PatchEmbedding
+from dvt_tf.layers.position_embedding import PositionEmbedding
+from dvt_tf.layers.reuse import FeatureReuse, GridResize, RelationshipReuse
+from dvt_tf.layers.transformer_block import TransformerBlock
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "DropPath",
+    "FeatureReuse",
+    "GridResize",
+    "PatchEmbedding",
+    "PositionEmbedding",
+    "RelationshipReuse",
+    "TransformerBlock",
+]

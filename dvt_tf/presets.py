@@ -1,0 +1,224 @@
+"""What a cascade is made of: the frozen dataclasses that describe one, and the named ones.
+
+A preset is data: a new size is a new entry here and no new code. Widths and depths follow Wang et al.,
+"Not All Images are Worth 16x16 Words", NeurIPS 2021 (arXiv 2105.15075), section 4, and DeiT (arXiv 2012.12877).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+REUSE_CHOICES = ("none", "shallow", "deep", "all")
+EMBEDDINGS = ("patch",)
+POSITION_EMBEDDINGS = ("learned", "sinusoid")
+POSITION_INITS = ("normal", "sinusoid_2d")
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeConfig:
+    """The architecture of a cascade of vision Transformers.
+
+    Args:
+        image_size: side of the square input image, in pixels.
+        token_grids: tokens per side of each Transformer, strictly increasing; one grid makes a static baseline.
+        num_classes: width of every head.
+        embedding: how an image becomes tokens; `"patch"` is DeiT's strided convolution.
+        dim: width of the tokens.
+        depth: blocks per Transformer.
+        num_heads: attention heads per block; divides `dim`.
+        mlp_ratio: hidden width of a block's MLP over `dim`.
+        qkv_bias: whether the query, key and value projection has a bias.
+        norm_epsilon: epsilon of every LayerNorm of the Transformers.
+        position_embedding: `"learned"`, or `"sinusoid"` for the fixed table.
+        position_init: where a learned position embedding starts: `"normal"` (deviation 0.02) or `"sinusoid_2d"`.
+        feature_reuse: which downstream blocks reuse the upstream's features: none, shallow, deep or all.
+        relationship_reuse: which downstream blocks add the upstream's mixed attention logits.
+        relationship_source: which upstream blocks give their attention logits.
+        feature_reuse_hidden: hidden width of the feature-reuse MLP (128 in the paper).
+        feature_reuse_dim: channels of reused features (48 in the paper).
+        drop_path_rate: stochastic depth of the last block in training; grows linearly from 0 at the first.
+
+    Raises:
+        ValueError: a field is out of range; the message names the field, what it was and what it may be.
+    """
+
+    image_size: int = 224
+    token_grids: tuple[int, ...] = (7, 10, 14)
+    num_classes: int = 1000
+    embedding: str = "patch"
+    dim: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    norm_epsilon: float = 1e-6
+    position_embedding: str = "learned"
+    position_init: str = "normal"
+    feature_reuse: str = "all"
+    relationship_reuse: str = "all"
+    relationship_source: str = "all"
+    feature_reuse_hidden: int = 128
+    feature_reuse_dim: int = 48
+    drop_path_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.token_grids, str) or not isinstance(self.token_grids, Sequence):
+            raise ValueError(f"token_grids must be a list of whole numbers, not {self.token_grids!r}")
+        object.__setattr__(self, "token_grids", tuple(self.token_grids))
+        for field in ("image_size", "num_classes", "dim", "depth", "num_heads", "feature_reuse_hidden"):
+            _check_whole(field, getattr(self, field))
+        _check_whole("feature_reuse_dim", self.feature_reuse_dim)
+        if not self.token_grids:
+            raise ValueError("token_grids is empty; give at least one grid, for example [7, 10, 14]")
+        for grid in self.token_grids:
+            _check_whole("token_grids", grid)
+            if grid > self.image_size:
+                raise ValueError(
+                    f"token_grids has {grid}, more tokens a side than the {self.image_size} pixels there are"
+                )
+        if any(b <= a for a, b in zip(self.token_grids, self.token_grids[1:], strict=False)):
+            raise ValueError(f"token_grids must be strictly increasing, not {list(self.token_grids)}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.relationship_source == "none":
+            raise ValueError("relationship_source 'none' gives nothing to reuse; set relationship_reuse='none' instead")
+        for field, choices in (
+            ("feature_reuse", REUSE_CHOICES),
+            ("relationship_reuse", REUSE_CHOICES),
+            ("relationship_source", REUSE_CHOICES),
+            ("embedding", EMBEDDINGS),
+            ("position_embedding", POSITION_EMBEDDINGS),
+            ("position_init", POSITION_INITS),
+        ):
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate!r}")
+        if self.mlp_ratio <= 0 or self.norm_epsilon <= 0:
+            raise ValueError("mlp_ratio and norm_epsilon must be above 0")
+        for field in ("feature_reuse", "relationship_reuse", "relationship_source"):
+            if getattr(self, field) != "none" and not blocks_of(getattr(self, field), self.depth):
+                raise ValueError(
+                    f"{field} {getattr(self, field)!r} names no block of a Transformer of depth {self.depth}"
+                )
+
+    @property
+    def num_exits(self) -> int:
+        """One exit per Transformer."""
+        return len(self.token_grids)
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of a block's MLP."""
+        return int(self.dim * self.mlp_ratio)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields = dataclasses.asdict(self)
+        fields["token_grids"] = list(self.token_grids)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> CascadeConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field that a cascade does not have; the message lists the ones it has.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise ValueError(f"unknown configuration field {', '.join(unknown)}; the fields are {', '.join(known)}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"a configuration field has the wrong kind of value: {error}") from error
+
+
+def _check_whole(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field} must be a whole number of at least 1, not {value!r}")
+
+
+def blocks_of(choice: str, depth: int) -> range:
+    """The blocks that a reuse choice names: `"shallow"` is the first floor(depth/2), `"deep"` the rest."""
+    return {"none": range(0), "shallow": range(depth // 2), "deep": range(depth // 2, depth), "all": range(depth)}[
+        choice
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named cascade: its architecture, its input, and what it was made for.
+
+    Args:
+        config: the architecture.
+        preprocessing: how pixels become model input: `image_size`, `resize_short_side` (pixels), `interpolation`,
+            `mean` and `std` (of pixels scaled to [0, 1]).
+        description: one line for `dvt presets`.
+        class_names: one name per class; empty where the names come with the weights.
+        bundled: whether trained weights ship with the package.
+    """
+
+    config: CascadeConfig
+    preprocessing: Mapping[str, Any]
+    description: str
+    class_names: tuple[str, ...] = ()
+    bundled: bool = False
+
+
+IMAGENET_PREPROCESSING = {
+    "image_size": 224,
+    "resize_short_side": 256,
+    "interpolation": "bicubic",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+
+PRESETS: dict[str, Preset] = {
+    "dvt_deit_small": Preset(
+        config=CascadeConfig(),
+        preprocessing=IMAGENET_PREPROCESSING,
+        description="DVT on DeiT-S, as published for ImageNet-1k",
+    ),
+    "dvt_tiny_digits": Preset(
+        config=CascadeConfig(
+            image_size=112,
+            num_classes=10,
+            dim=96,
+            depth=4,
+            num_heads=2,
+            mlp_ratio=3.0,
+            position_init="sinusoid_2d",
+            feature_reuse_hidden=64,
+            feature_reuse_dim=32,
+            drop_path_rate=0.05,
+        ),
+        preprocessing={
+            "image_size": 112,
+            "resize_short_side": 112,
+            "interpolation": "bilinear",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+        },
+        description="handwritten digits in cluttered scenes; the bundled, trained one",
+        class_names=tuple("0123456789"),
+        bundled=True,
+    ),
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none; the message lists the names and the nearest one.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"unknown preset {name!r}{hint}; the presets are {', '.join(PRESETS)}")

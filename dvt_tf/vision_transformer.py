@@ -1,0 +1,153 @@
+"""One Transformer of the cascade: an image, and what is reused, to logits and what can be reused downstream."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from dvt_tf.layers import FeatureReuse, PatchEmbedding, PositionEmbedding, RelationshipReuse, TransformerBlock
+from dvt_tf.presets import CascadeConfig, blocks_of
+
+
+class TransformerOutputs(NamedTuple):
+    """What one Transformer of the cascade computes, all float32.
+
+    logits: (B, classes), the exit. features: (B, 1 + g g, dim), the last block's output before the final norm.
+    relationships: one (B, heads, 1 + g g, 1 + g g) per block, the attention logits with what reuse added to them.
+    tokens: (B, 1 + g g, dim), what enters the first block. normalised: `features` after the final norm.
+    """
+
+    logits: tf.Tensor
+    features: tf.Tensor
+    relationships: list[tf.Tensor]
+    tokens: tf.Tensor
+    normalised: tf.Tensor
+
+
+class VisionTransformer(keras.layers.Layer):
+    """Transformer `index` of a cascade (Wang et al., 2021, figure 2); those after the first reuse their upstream.
+
+    Args:
+        config: the cascade.
+        index: 0-based place in the cascade.
+
+    Call: images (B, S, S, 3) float32; `upstream`, the outputs of Transformer index - 1 (None for the first);
+    `seed` (2,) int32 for stochastic depth, None for inference -> `TransformerOutputs`.
+    """
+
+    def __init__(self, config: CascadeConfig | dict[str, Any], index: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.config = config if isinstance(config, CascadeConfig) else CascadeConfig.from_dict(config)
+        self.index = index
+        self.grid = self.config.token_grids[index]
+        self.upstream_grid = self.config.token_grids[index - 1] if index else None
+
+    def build(self, input_shape: Any) -> None:
+        c, policy = self.config, self.dtype_policy
+        self.embedding = PatchEmbedding(c.image_size, self.grid, c.dim, dtype=policy, name="embedding")
+        self.position = PositionEmbedding(
+            self.grid, c.dim, c.position_embedding, c.position_init, dtype="float32", name="position"
+        )
+        downstream = self.upstream_grid is not None
+        feature_blocks = blocks_of(c.feature_reuse, c.depth) if downstream else range(0)
+        relation_blocks = blocks_of(c.relationship_reuse, c.depth) if downstream else range(0)
+        rates = np.linspace(0.0, c.drop_path_rate, c.depth)
+        self.blocks = [
+            TransformerBlock(
+                c.num_heads,
+                c.mlp_dim,
+                c.qkv_bias,
+                c.norm_epsilon,
+                reuse_dim=c.feature_reuse_dim if i in feature_blocks else 0,
+                drop_path_rate=float(rates[i]),
+                dtype=policy,
+                name=f"block_{i}",
+            )
+            for i in range(c.depth)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=c.norm_epsilon, dtype="float32", name="norm")
+        self.head = keras.layers.Dense(
+            c.num_classes,
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            dtype="float32",
+            name="head",
+        )
+        self.feature_reuse = []
+        self.relationship_reuse = None
+        if self.upstream_grid is not None:
+            self.feature_reuse = [
+                FeatureReuse(
+                    self.upstream_grid,
+                    self.grid,
+                    c.feature_reuse_hidden,
+                    c.feature_reuse_dim,
+                    c.norm_epsilon,
+                    dtype=policy,
+                    name=f"feature_reuse_{i}",
+                )
+                for i in feature_blocks
+            ]
+            if relation_blocks:
+                self.relationship_reuse = RelationshipReuse(
+                    self.upstream_grid,
+                    self.grid,
+                    3 * c.depth * c.num_heads,
+                    len(relation_blocks),
+                    c.num_heads,
+                    dtype=policy,
+                    name="relationship_reuse",
+                )
+        self._feature_blocks, self._relation_blocks = list(feature_blocks), list(relation_blocks)
+        self._source_blocks = list(blocks_of(c.relationship_source, c.depth))
+        self._build_sublayers()
+        super().build(input_shape)
+
+    def _build_sublayers(self) -> None:
+        c = self.config
+        self.embedding.build((None, c.image_size, c.image_size, 3))
+        self.position.build((None, self.grid**2, c.dim))
+        for block in self.blocks:
+            block.build((None, 1 + self.grid**2, c.dim))
+        self.norm.build((None, 1 + self.grid**2, c.dim))
+        self.head.build((None, c.dim))
+        if self.upstream_grid is not None:
+            length = 1 + self.upstream_grid**2
+            for reuse in self.feature_reuse:
+                reuse.build((None, length - 1, c.dim))
+            if self.relationship_reuse is not None:
+                self.relationship_reuse.build([(None, c.num_heads, length, length)] * len(self._source_blocks))
+
+    def call(
+        self, images: tf.Tensor, upstream: TransformerOutputs | None = None, seed: tf.Tensor | None = None
+    ) -> TransformerOutputs:
+        features: dict[int, tf.Tensor] = {}
+        relationships: dict[int, tf.Tensor] = {}
+        if self.upstream_grid is not None:
+            if upstream is None:
+                raise ValueError(
+                    f"Transformer {self.index + 1} of the cascade reuses its upstream's outputs and got none"
+                )
+            patches = upstream.features[:, 1:]  # (B, u u, dim): the class token gives no context
+            for i, reuse in zip(self._feature_blocks, self.feature_reuse, strict=True):
+                features[i] = reuse(patches)
+            if self.relationship_reuse is not None:
+                addends = self.relationship_reuse([upstream.relationships[i] for i in self._source_blocks])
+                relationships = dict(zip(self._relation_blocks, addends, strict=True))
+        entering = self.position(self.embedding(images))  # (B, 1 + g g, dim)
+        tokens, given = entering, []
+        for i, block in enumerate(self.blocks):
+            tokens, logits = block(
+                tokens,
+                features=features.get(i),
+                relationship=relationships.get(i),
+                seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, i),
+            )
+            given.append(logits)
+        normalised = self.norm(tokens)
+        return TransformerOutputs(self.head(normalised[:, 0]), tokens, given, entering, normalised)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "config": self.config.to_dict(), "index": self.index}
