@@ -1,0 +1,1 @@
+"""Training programs: `python -m training.train`."""

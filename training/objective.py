@@ -1,0 +1,127 @@
+"""What is trained: the cascade with the losses of a recipe, as one `keras.Model` for `fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from dvt_tf import DynamicVisionTransformer
+from training.recipe import Recipe
+
+
+class CascadeTrainer(keras.Model):
+    """The cascade and the extra outputs that only training needs.
+
+    The loss is the sum of the exits' cross-entropies (Wang et al., 2021, section 3.2). Optionally each patch token also
+    says which class lies under it, or background (token labelling, Jiang et al., 2021, arXiv 2104.10858), through a
+    Linear per Transformer that is thrown away after training; and optionally the earlier exits learn from the last.
+
+    Args:
+        cascade: the model that is trained and kept.
+        token_labels: whether to add the token outputs.
+        distillation: weight of the earlier exits' cross-entropy against the last exit's probabilities.
+
+    Call: images (B, S, S, 3) -> {"exit_k": (B, classes)} and, with token labels, {"tokens_k": (B, g g, classes + 1)}.
+    """
+
+    def __init__(
+        self, cascade: DynamicVisionTransformer, token_labels: bool = False, distillation: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cascade = cascade
+        self.distillation = distillation
+        self.token_heads = [
+            keras.layers.Dense(cascade.config.num_classes + 1, dtype=self.dtype_policy, name=f"tokens_{i + 1}")
+            for i in range(cascade.num_exits if token_labels else 0)
+        ]
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.cascade.build()
+        for head in self.token_heads:
+            head.build((None, None, self.cascade.config.dim))
+        self.built = True
+
+    def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
+        seed = self.cascade.drop_path_seed(self.optimizer) if training else None
+        runs = self.cascade.run(images, training=training, seed=seed)
+        outputs = {f"exit_{i + 1}": run.logits for i, run in enumerate(runs)}
+        for i, (head, run) in enumerate(zip(self.token_heads, runs, strict=False)):
+            outputs[f"tokens_{i + 1}"] = tf.cast(head(run.normalised[:, 1:]), tf.float32)
+        if training and self.distillation:
+            teacher = tf.stop_gradient(tf.nn.softmax(runs[-1].logits))
+            for run in runs[:-1]:
+                self.add_loss(
+                    self.distillation * tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(teacher, run.logits))
+                )
+        return outputs
+
+
+def token_targets(box: tf.Tensor, labels: tf.Tensor, grid: int, num_classes: int, image_size: int) -> tf.Tensor:
+    """Targets of the token loss for objects in boxes.
+
+    Args:
+        box: (B, 4) float32 pixels: top, left, bottom, right. labels: (B,) int32.
+
+    Returns:
+        (B, grid * grid, num_classes + 1) float32, the last class being background. An image's targets sum to 1, half
+        of it on the object whatever its size, each token's share following how much of it the box covers.
+    """
+    edges = tf.range(grid + 1, dtype=tf.float32) * (image_size / grid)
+
+    def cover(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        inside = tf.minimum(high[:, None], edges[1:]) - tf.maximum(low[:, None], edges[:-1])
+        return tf.nn.relu(inside) / (image_size / grid)  # (B, g), share of each row or column of tokens
+
+    covered = cover(box[:, 0], box[:, 2])[:, :, None] * cover(box[:, 1], box[:, 3])[:, None, :]
+    covered = tf.reshape(covered, (-1, grid * grid, 1))
+    background = 1.0 - covered
+    objects = 0.5 * covered / tf.maximum(tf.reduce_sum(covered, 1, keepdims=True), 1e-6)
+    background = 0.5 * background / tf.maximum(tf.reduce_sum(background, 1, keepdims=True), 1e-6)
+    return tf.concat([objects * tf.one_hot(labels, num_classes)[:, None], background], -1)
+
+
+@keras.utils.register_keras_serializable(package="dvt_tf")
+def token_loss(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Weighted cross-entropy over tokens; targets as from `token_targets`, logits (B, T, C + 1) -> (B,)."""
+    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), (1, 2))
+
+
+def compile_trainer(trainer: CascadeTrainer, optimizer: keras.optimizers.Optimizer, recipe: Recipe) -> None:
+    """Compiles with a loss and a top-1 metric per exit; labels are {"exit_k": (B,)} and {"tokens_k": ...}."""
+    exits = [f"exit_{i + 1}" for i in range(trainer.cascade.num_exits)]
+    losses: dict[str, Any] = {}
+    for name in exits:
+        losses[name] = SmoothedCrossEntropy(recipe.label_smoothing)
+    weights = dict.fromkeys(exits, 1.0)
+    for i in range(len(trainer.token_heads)):
+        losses[f"tokens_{i + 1}"] = token_loss
+        weights[f"tokens_{i + 1}"] = recipe.token_loss
+    trainer.compile(
+        optimizer=optimizer,
+        loss=losses,
+        loss_weights=weights,
+        metrics={name: [keras.metrics.SparseCategoricalAccuracy(name="top1")] for name in exits},
+        jit_compile=False,
+    )
+
+
+@keras.utils.register_keras_serializable(package="dvt_tf")
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of logits (B, C) against integer labels (B,), with label smoothing (Szegedy et al., 2016)."""
+
+    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.smoothing = smoothing
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        classes = y_pred.shape[-1]
+        wanted = tf.one_hot(tf.cast(tf.reshape(y_true, (-1,)), tf.int32), classes, dtype=y_pred.dtype)
+        wanted = wanted * (1.0 - self.smoothing) + self.smoothing / classes
+        return tf.nn.softmax_cross_entropy_with_logits(wanted, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "smoothing": self.smoothing}

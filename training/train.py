@@ -1,0 +1,159 @@
+"""`python -m training.train`: trains a cascade by a recipe through `keras.Model.fit` and saves a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from tensorflow import keras
+
+from dvt_tf import DynamicVisionTransformer, digits
+from dvt_tf.preprocessing import normalise
+from training.callbacks import HistoryFile, SaveState, ShadowWeights, Validation
+from training.data import digits_batches
+from training.objective import CascadeTrainer, compile_trainer
+from training.optimizers import make_optimizer
+from training.recipe import Recipe, load_recipe
+from training.state import STATE_FILE, load_state
+
+STRATEGIES = ("auto", "one", "mirrored")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("--recipe", required=True, help="name under training/recipes, or a .toml file")
+    parser.add_argument("--data", default="digits", help="what to train on: digits")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the run: state, history.csv and the model")
+    parser.add_argument(
+        "--strategy", default="auto", choices=STRATEGIES, help="auto: all GPUs there are, else one device"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the run's saved state, if there is one")
+    parser.add_argument(
+        "--smoke", action="store_true", help="the recipe's [smoke] variant: under a minute, learns nothing"
+    )
+    return parser.parse_args(arguments)
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The distribution strategy of a run; one device is the small case of many."""
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if name == "mirrored" or (name == "auto" and len(tf.config.list_logical_devices("GPU")) > 1):
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.OneDeviceStrategy(devices[0].name)
+
+
+def train(
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    strategy_name: str = "auto",
+    resume: bool = False,
+    stop_after: int | None = None,
+) -> DynamicVisionTransformer:
+    """Runs a recipe, or goes on with it, and saves the shadow weights as a model folder at `out`/model.
+
+    Args:
+        recipe: what to do. data: `"digits"`. out: the run's folder.
+        strategy_name: one of `STRATEGIES`. resume: whether to go on from `out`.
+        stop_after: leave after that many epochs of this call, as if interrupted.
+
+    Raises:
+        ValueError: the data is unknown, or `out` holds a run and `resume` is False, or one of another recipe.
+    """
+    if data != "digits":
+        raise ValueError(f"--data {data!r} cannot be trained on; there is digits")
+    state_path = out / STATE_FILE
+    if state_path.exists() and not resume:
+        raise ValueError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    described = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    _keep_freed_memory()
+    strategy = make_strategy(strategy_name)
+    if recipe.batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} does not divide among {strategy.num_replicas_in_sync} replicas"
+        )
+    keras.utils.set_random_seed(recipe.seed)
+    with strategy.scope():
+        cascade = DynamicVisionTransformer.from_preset(
+            recipe.preset, load_weights=False, dtype=recipe.precision, seed=recipe.seed, **recipe.overrides
+        )
+        trainer = CascadeTrainer(cascade, recipe.token_loss > 0, recipe.distillation, dtype=recipe.precision)
+        trainer.build()
+        optimizer = make_optimizer(recipe, trainer)
+        compile_trainer(trainer, optimizer, recipe)
+    epoch, start = 0, None
+    if state_path.exists():
+        epoch, start = load_state(state_path, trainer, optimizer, described)
+        print(f"going on after epoch {epoch} of {recipe.epochs}")
+    shadow = ShadowWeights(cascade, recipe.ema_decay, start, epoch * recipe.steps_per_epoch)
+    scenes = digits.digit_scenes("val", recipe.validation_images)
+    images = normalise(tf.constant(scenes.images, tf.float32), cascade.card)
+    last = recipe.epochs if stop_after is None else min(recipe.epochs, epoch + stop_after)
+    if epoch < last:
+        trainer.fit(
+            digits_batches(recipe, cascade.config, cascade.card, epoch * recipe.steps_per_epoch),
+            initial_epoch=epoch,
+            epochs=last,
+            steps_per_epoch=recipe.steps_per_epoch,
+            verbose=1 if sys.stdout.isatty() else 2,
+            callbacks=[
+                shadow,
+                Validation(shadow, cascade, images, scenes.labels, recipe.validate_every, recipe.epochs),
+                SaveState(state_path, trainer, shadow, described),
+                HistoryFile(out / "history.csv", recipe.batch_size * recipe.steps_per_epoch, epoch),
+            ],
+        )
+    with shadow.swapped():
+        cascade.card = {**cascade.card, "provenance": provenance(recipe, data)}
+        cascade.save_to_preset(out / "model")
+    return cascade
+
+
+def provenance(recipe: Recipe, data: str) -> dict[str, Any]:
+    """Where weights come from, for the card."""
+    packages = ("tensorflow", "keras", "numpy")
+    return {
+        "trained_by": "python -m training.train",
+        "data": data,
+        "recipe": dataclasses.asdict(recipe),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "license": "Apache-2.0",
+    }
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep large freed blocks: the step's big tensors are else mapped and faulted in anew every time."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def main() -> int:
+    """The command; bad input is one line on stderr and status 2."""
+    arguments = parse_arguments()
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.smoke)
+        train(recipe, arguments.data, arguments.out, arguments.strategy, arguments.resume)
+    except (ValueError, OSError) as error:
+        print(f"training.train: {error}", file=sys.stderr)
+        return 2
+    print(f"model saved in {arguments.out / 'model'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
