@@ -78,7 +78,7 @@ def token_targets(box: tf.Tensor, labels: tf.Tensor, grid: int, num_classes: int
 
     covered = cover(box[:, 0], box[:, 2])[:, :, None] * cover(box[:, 1], box[:, 3])[:, None, :]
     covered = tf.reshape(covered, (-1, grid * grid, 1))
-    background = 1.0 - covered
+    background = tf.nn.relu(1.0 - covered)  # rounding can leave a hair below zero
     objects = 0.5 * covered / tf.maximum(tf.reduce_sum(covered, 1, keepdims=True), 1e-6)
     background = 0.5 * background / tf.maximum(tf.reduce_sum(background, 1, keepdims=True), 1e-6)
     return tf.concat([objects * tf.one_hot(labels, num_classes)[:, None], background], -1)

@@ -17,8 +17,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tensorflow import keras
 
-from dvt_tf import DynamicVisionTransformer, digits
+from dvt_tf import DynamicVisionTransformer, datasets, digits
+from dvt_tf.evaluation import exit_results, summary
 from dvt_tf.preprocessing import normalise
+from dvt_tf.thresholds import cheapest_within
 from training.callbacks import HistoryFile, SaveState, ShadowWeights, Validation
 from training.data import digits_batches
 from training.objective import CascadeTrainer, compile_trainer
@@ -27,6 +29,7 @@ from training.recipe import Recipe, load_recipe
 from training.state import STATE_FILE, load_state
 
 STRATEGIES = ("auto", "one", "mirrored")
+MAX_DROP = 0.001  # accuracy given up on the val split, as a share, for the card's thresholds
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -118,7 +121,28 @@ def train(
     with shadow.swapped():
         cascade.card = {**cascade.card, "provenance": provenance(recipe, data)}
         cascade.save_to_preset(out / "model")
-    return cascade
+    # Read back in float32, as it will be used: thresholds chosen at the training precision would be slightly off.
+    finished = DynamicVisionTransformer.from_preset(out / "model")
+    if last == recipe.epochs:
+        choose_thresholds(finished, data)
+        finished.save_to_preset(out / "model")
+    return finished
+
+
+def choose_thresholds(model: DynamicVisionTransformer, data: str) -> None:
+    """Sets the card's thresholds from the val split, and its figures from the test split."""
+    batches = datasets.load(data, "val", model.card, batch_size=100)
+    held_out = exit_results(model, batches)
+    best = cheapest_within(held_out.confidences, held_out.correct, held_out.gmacs, MAX_DROP)
+    method = f"cheapest of a grid of quantiles that loses at most {100 * MAX_DROP:g} points against the last exit"
+    thresholds = {
+        "values": [float(value) for value in best.thresholds],
+        "method": method,
+        "data": f"{data}@val, {len(held_out.labels)} images",
+    }
+    model.card = {**model.card, "thresholds": thresholds}
+    scored = exit_results(model, datasets.load(data, "test", model.card, batch_size=100))
+    model.card = {**model.card, "figures": {"data": f"{data}@test", **summary(scored, model.card)}}
 
 
 def provenance(recipe: Recipe, data: str) -> dict[str, Any]:
