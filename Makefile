@@ -1,0 +1,119 @@
+# Every job of the project by name; `make` alone lists them. For GNU make 3.81 (macOS) and later.
+
+PYTHON ?=
+PYTHON_KERAS3 ?=
+GPU ?=
+ARGS ?=
+
+VENV := .venv
+VENV_KERAS3 := .venv-keras3
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
+STAMP_KERAS3 := $(VENV_KERAS3)/.installed
+REQUIREMENTS := requirements.txt requirements-dev.txt
+PIP := -m pip --disable-pip-version-check install -q
+PACKAGES := $(wildcard dvt_tf training app benchmarks)
+CACHES := build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# $(call find_python,NAMES,FROM,BELOW): prints the first of NAMES, on the PATH or else in pyenv's folder, that runs, has venv
+# and is a Python from 3.FROM up to but not 3.BELOW. Trying each matters: pyenv's shims exist for Pythons they refuse to run.
+define find_python
+for name in $(1); do \
+	for candidate in "$$name" "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/"$$(basename "$$name")"; do \
+		if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, $(2)) <= sys.version_info[:2] < (3, $(3)))' >/dev/null 2>&1; \
+		then echo "$$candidate"; break 2; fi; \
+	done; \
+done
+endef
+
+# one recipe after another, and nothing half-made taken for finished
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-keras3 lint format train-digits screenshots clean clean-all
+
+help: ## list these targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  PYTHON=...         the Python of .venv: 3.10 or 3.11 for Keras 2.15, 3.12 or 3.13 for Keras 3"
+	@echo "  PYTHON_KERAS3=...  the Python of .venv-keras3"
+	@echo "  GPU=1              TensorFlow with its CUDA libraries"
+	@echo "  ARGS=...           more arguments for demo, train-digits, screenshots and the tests"
+
+setup: ## make .venv with all the project needs (at once when nothing changed)
+	@if [ -n "$(PYTHON)" ] && [ -x $(PY) ]; then \
+		python=$$($(call find_python,$(PYTHON),10,14)); \
+		[ -n "$$python" ] || { echo "make: PYTHON=$(PYTHON) is no Python 3.10 to 3.13 with venv that runs" >&2; exit 1; }; \
+		version='import sys; print("%d.%d" % sys.version_info[:2])'; has=$$($(PY) -c "$$version"); asked=$$("$$python" -c "$$version"); \
+		if [ "$$has" != "$$asked" ]; then \
+			echo "make: $(VENV) is of Python $$has and PYTHON=$(PYTHON) is $$asked: run 'make clean-all' first" >&2; exit 1; \
+		fi; \
+	fi
+	@$(MAKE) -s $(STAMP)
+
+$(STAMP): $(REQUIREMENTS) pyproject.toml
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		python=$$($(call find_python,$(or $(PYTHON),python3.11 python3.10 python3),10,14)); \
+		if [ -z "$$python" ]; then \
+			echo "make: found no Python 3.10 to 3.13 with venv (tried: $(or $(PYTHON),python3.11 python3.10 python3));" \
+				"install one (Debian: python3.11-venv) or name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$python"; \
+		"$$python" -m venv --clear $(VENV) || { echo "make: '$$python -m venv $(VENV)' failed" >&2; exit 1; }; \
+	fi
+	@echo "Installing $(REQUIREMENTS) into $(VENV) (some minutes the first time)"
+	@$(PY) $(PIP) $(REQUIREMENTS:%=-r %) $(if $(GPU),'tensorflow[and-cuda]')
+	@PYTHONWARNINGS=ignore $(PY) $(PIP) --no-deps --editable .
+	@touch $@
+
+$(STAMP_KERAS3): $(REQUIREMENTS) pyproject.toml
+	@if ! $(VENV_KERAS3)/bin/python -m pip --version >/dev/null 2>&1; then \
+		python=$$($(call find_python,$(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
+		echo "Making $(VENV_KERAS3) with $$python"; \
+		"$$python" -m venv --clear $(VENV_KERAS3) || { echo "make: '$$python -m venv $(VENV_KERAS3)' failed" >&2; exit 1; }; \
+	fi
+	@echo "Installing $(REQUIREMENTS) into $(VENV_KERAS3) (some minutes the first time)"
+	@$(VENV_KERAS3)/bin/python $(PIP) $(REQUIREMENTS:%=-r %)
+	@PYTHONWARNINGS=ignore $(VENV_KERAS3)/bin/python $(PIP) --no-deps --editable .
+	@touch $@
+
+demo: setup ## open the page: prints its address (ARGS="--port 7861")
+	$(PY) -m app $(ARGS)
+
+lint: setup ## ruff (rules and format) and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy $(PACKAGES)
+
+format: setup ## rewrite the code as lint wants it
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test: lint ## lint, then every test but the slow ones, on the default stack
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup ## the slow tests alone
+	$(PY) -m pytest -m slow $(ARGS)
+
+test-keras3: ## the tests of `make test` on Keras 3, in .venv-keras3
+	@python=$$($(call find_python,$(VENV_KERAS3)/bin/python $(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
+	if [ -n "$$python" ]; then \
+		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest -m "not slow" $(ARGS); \
+	elif [ -n "$(CI)" ]; then \
+		echo "make: Keras 3 needs Python 3.12 or 3.13 with venv, and none was found" >&2; exit 1; \
+	else \
+		echo "SKIPPED: Keras 3 needs Python 3.12 or 3.13 with venv, and none was found (name one: PYTHON_KERAS3=/path/to/python3.12)"; \
+	fi
+
+train-digits: setup ## train the bundled model again (hours); goes on where it was stopped
+	$(PY) -m training.train --recipe digits --data digits --out runs/digits --resume $(ARGS)
+
+screenshots: setup ## take docs/images/ of the page anew
+	$(PY) -m app.screenshots $(ARGS)
+
+clean: ## remove caches and build products
+	rm -rf $(CACHES) *.egg-info
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## remove .venv and .venv-keras3 as well (runs/ stays)
+	rm -rf $(VENV) $(VENV_KERAS3)
