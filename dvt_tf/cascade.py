@@ -63,7 +63,7 @@ class DynamicVisionTransformer(keras.Model):
         return self.config.num_exits
 
     def build(self, input_shape: Any = None) -> None:
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         size = self.config.image_size
         for transformer in self.transformers:

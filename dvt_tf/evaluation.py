@@ -77,8 +77,8 @@ def exit_results(
             on_batch(len(parts[-1][-1]))
     if not parts:
         raise ValueError("the data has no image to evaluate")
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return ExitResults(*columns, gmacs=np.asarray(count_macs(model)) / 1e9)
+    confidences, predictions, in_top5, all_labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ExitResults(confidences, predictions, in_top5, all_labels, np.asarray(count_macs(model)) / 1e9)
 
 
 def summary(results: ExitResults, card: dict[str, Any]) -> dict[str, Any]:
