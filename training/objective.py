@@ -38,7 +38,7 @@ class CascadeTrainer(keras.Model):
         ]
 
     def build(self, input_shape: Any = None) -> None:
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         self.cascade.build()
         for head in self.token_heads:
