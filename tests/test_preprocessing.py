@@ -1,0 +1,432 @@
+"""Preprocessing in the graph: the same pixels as Pillow, and no row that breaks or changes another."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from dvt_tf import preprocessing
+from tests import images
+
+CARD = images.card()
+
+
+def decoded(contents: bytes) -> np.ndarray:
+    """The graph's pixels of one file, as it stands."""
+    pixels, readable = preprocessing.decode_image(tf.constant(contents))
+    assert bool(readable)
+    return pixels.numpy()
+
+
+def crop(*contents: bytes) -> tuple[np.ndarray, np.ndarray]:
+    pixels, valid = preprocessing.decode_and_crop(list(contents), CARD)
+    return pixels.numpy(), valid.numpy()
+
+
+# Every kind of file that the graph decodes, with the picture it holds.
+def _graph_files() -> dict[str, bytes]:
+    rgb, grey = images.picture(), images.picture().convert("L")
+    palette = rgb.quantize(40)
+    see_through = palette.getpixel((20, 10))
+    return {
+        "jpeg": images.file_bytes(rgb, "JPEG"),
+        "jpeg progressive": images.file_bytes(rgb, "JPEG", progressive=True, quality=95),
+        "jpeg 4:4:4": images.file_bytes(rgb, "JPEG", subsampling=0),
+        "jpeg restarts": images.file_bytes(rgb, "JPEG", restart_marker_rows=1),
+        "jpeg grey": images.file_bytes(grey, "JPEG"),
+        "jpeg cmyk": images.file_bytes(rgb.convert("CMYK"), "JPEG"),
+        "png": images.file_bytes(rgb, "PNG"),
+        "png grey": images.file_bytes(grey, "PNG"),
+        "png 1 bit": images.file_bytes(grey.convert("1"), "PNG"),
+        "png palette": images.file_bytes(palette, "PNG"),
+        "png 4-bit palette": images.file_bytes(rgb.quantize(13), "PNG", bits=4),
+        "png palette with transparent colour": images.file_bytes(palette, "PNG", transparency=see_through),
+        "png grey with transparent colour": images.file_bytes(grey, "PNG", transparency=grey.getpixel((5, 5))),
+        "png rgb with transparent colour": images.file_bytes(rgb, "PNG", transparency=rgb.getpixel((5, 5))),
+        "png rgba": images.file_bytes(images.see_through(), "PNG"),
+        "png grey alpha": images.file_bytes(images.see_through().convert("LA"), "PNG"),
+        "bmp 24": images.file_bytes(rgb, "BMP"),
+        "bmp 32": images.file_bytes(images.see_through(), "BMP"),
+        "bmp grey": images.file_bytes(grey, "BMP"),
+        "bmp palette": images.file_bytes(palette, "BMP"),
+        "gif": images.file_bytes(rgb, "GIF"),
+        "gif with transparent colour": images.file_bytes(palette, "GIF", transparency=see_through),
+        "gif interlaced": images.file_bytes(palette, "GIF", interlace=1),
+    }
+
+
+@pytest.mark.parametrize("kind", _graph_files())
+def test_pixels_are_pillows(kind: str) -> None:
+    contents = _graph_files()[kind]
+    reference = images.on_white(Image.open(io.BytesIO(contents)))
+    # Equal but for the rounding of transparency.
+    assert np.abs(decoded(contents) - reference).max() <= 0.5
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("colour", [0, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_png_of_few_bits(depth: int, colour: int, transparent: bool) -> None:
+    rng = np.random.default_rng(depth)
+    rows = [rng.bytes(3 * depth) for _ in range(7)]
+    chunks = images.png_chunk(b"PLTE", rng.bytes(3 * 2**depth)) if colour == 3 else b""
+    if transparent:
+        chunks += images.png_chunk(b"tRNS", b"\0\0" if colour == 0 else bytes([0, 90, 180][: 2**depth]))
+    contents = images.png_file(24, 7, depth, colour, rows, chunks)
+    assert np.abs(decoded(contents) - images.on_white(Image.open(io.BytesIO(contents)))).max() <= 0.5
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
+def test_png_of_sixteen_bits_is_scaled(colour: int, channels: int) -> None:
+    samples = np.random.default_rng(3).integers(0, 65536, (9, 11, channels))
+    samples[0, :4, 0] = [0, 65535, 127, 129]
+    contents = images.png_file(11, 9, 16, colour, [row.astype(">u2").tobytes() for row in samples])
+    levels = samples / 65535 * 255
+    alpha = levels[..., -1:] / 255 if colour in (4, 6) else 1.0
+    reference = levels[..., : 3 if channels > 2 else 1] * alpha + 255 * (1 - alpha)
+    # One rounding to 8 bits, and two more where there is alpha to round and to apply.
+    assert np.abs(decoded(contents) - reference).max() <= (1.5 if colour in (4, 6) else 0.5)
+
+
+def _jpeg_with_app1(content: bytes) -> bytes:
+    """A JPEG with one APP1 segment."""
+    contents = images.file_bytes(images.picture(), "JPEG")
+    return contents[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content + contents[2:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    contents = images.file_bytes(images.picture(), kind, exif=images.exif(orientation))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
+    np.testing.assert_array_equal(decoded(contents), np.asarray(upright))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("field_type", [3, 4])
+def test_exif_of_both_byte_orders_and_long_values(order: str, field_type: int) -> None:
+    value = struct.pack(order + ("HH" if field_type == 3 else "I"), *((6, 0) if field_type == 3 else (6,)))
+    entries = struct.pack(order + "HHI4s", 0x010F, 2, 4, b"abc\0")
+    entries += struct.pack(order + "HHI4s", 0x0112, field_type, 1, value)
+    tiff = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", 2) + entries
+    contents = _jpeg_with_app1(b"Exif\0\0" + tiff + b"\0\0\0\0")
+    np.testing.assert_array_equal(decoded(contents), np.rot90(decoded(_jpeg_with_app1(b"")), -1))
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03\0\0\0\x01\0\x63\0\0",
+        b"Exif\0\0XX*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0",
+        b"http://ns.adobe.com/xap/1.0/\0<x/>",
+    ],
+)
+def test_damaged_exif_is_no_orientation(segment: bytes) -> None:
+    np.testing.assert_array_equal(decoded(_jpeg_with_app1(segment)), decoded(_jpeg_with_app1(b"")))
+
+
+def test_exif_behind_other_segments_and_fill_bytes() -> None:
+    plain = images.file_bytes(images.picture(), "JPEG")
+    turned = images.file_bytes(images.picture(), "JPEG", exif=images.exif(8))
+    at = turned.index(b"\xff\xe1")
+    end = at + 2 + int.from_bytes(turned[at + 2 : at + 4], "big")
+    others = b"".join(b"\xff\xe2\xff\xff" + b"\xff\xda" * 32766 + b"\0" for _ in range(3)) + b"\xff\xff\xff"
+    contents = plain[:2] + others + turned[at:end] + plain[2:]
+    np.testing.assert_array_equal(decoded(contents), np.rot90(decoded(plain)))
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_read() -> None:
+    contents = images.file_bytes(images.picture(), "JPEG")
+    np.testing.assert_array_equal(decoded(contents + b"\0trailer" * 20), decoded(contents))
+
+
+def test_gif_shows_its_first_frame_alone() -> None:
+    frames = [images.picture().rotate(angle).quantize(16 + angle) for angle in (0, 20, 40)]
+    contents = images.file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0, comment=b"hello")
+    np.testing.assert_array_equal(decoded(contents), np.asarray(Image.open(io.BytesIO(contents)).convert("RGB")))
+    # What comes after the first frame is not even looked at.
+    second = contents.index(b"\x21\xf9", contents.index(b"\x2c"))
+    np.testing.assert_array_equal(decoded(contents[: second + 30]), decoded(contents))
+
+
+def test_gif_whose_first_frame_covers_part_of_its_canvas() -> None:
+    frame = images.picture(20, 10).quantize(30)
+    contents = bytearray(images.file_bytes(frame, "GIF"))
+    at = contents.index(b"\x2c" + struct.pack("<HHHH", 0, 0, 20, 10))
+    contents[6:10] = struct.pack("<HH", 30, 25)
+    contents[at + 1 : at + 5] = struct.pack("<HH", 7, 9)
+    pixels = decoded(bytes(contents))
+    expected = np.full((25, 30, 3), 255)
+    expected[9:19, 7:27] = np.asarray(frame.convert("RGB"))
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_gif_with_a_palette_of_the_frame_and_a_transparent_colour() -> None:
+    frame = images.picture().quantize(16)
+    frame.info["transparency"] = frame.getpixel((3, 4))
+    contents = images.file_bytes(frame, "GIF", transparency=frame.info["transparency"])
+    # Move the canvas's palette into the frame.
+    flags = contents[10]
+    size = 3 * 2 ** ((flags & 7) + 1)
+    palette, rest = contents[13 : 13 + size], contents[13 + size :]
+    at = rest.index(b"\x2c" + struct.pack("<HHHH", 0, 0, *frame.size))
+    local = rest[: at + 9] + bytes([0x80 | rest[at + 9] | (flags & 7)]) + palette + rest[at + 10 :]
+    moved = contents[:10] + bytes([flags & 0x70]) + contents[11:13] + local
+    assert len(moved) == len(contents)
+    np.testing.assert_array_equal(decoded(moved), decoded(contents))
+    assert (decoded(contents) == 255).all(axis=-1).any()
+
+
+def test_bmp_from_the_top_down_and_with_masks() -> None:
+    contents = bytearray(images.file_bytes(images.picture(), "BMP"))
+    upwards = decoded(bytes(contents))
+    contents[22:26] = struct.pack("<i", -images.picture().height)
+    np.testing.assert_array_equal(decoded(bytes(contents)), upwards[::-1])
+
+    rgba = np.asarray(images.see_through())
+    pixels = np.ascontiguousarray(rgba[::-1, :, [2, 1, 0, 3]]).tobytes()
+    height, width = rgba.shape[:2]
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 56, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    contents = bytearray(b"BM" + struct.pack("<IHHI", 70 + len(pixels), 0, 0, 70) + header + pixels)
+    reference = images.on_white(Image.open(io.BytesIO(contents)))
+    assert np.abs(decoded(bytes(contents)) - reference).max() <= 0.5
+    assert np.abs(reference - rgba[..., :3]).max() > 50  # the alpha was there to be applied
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 9), (9, 1), (60_000, 1), (1, 60_000), (2, 30_001), (31, 32), (33, 32), (32, 32)]
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_any_size_and_shape(size: tuple[int, int], interpolation: str) -> None:
+    width, height = size
+    card = images.card(interpolation)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    values = np.stack([rows * 7 + columns * 5, rows * 11 + columns, columns * 3 + 40], axis=-1) % 256
+    image = Image.fromarray(values.astype(np.uint8))
+    pixels, valid = preprocessing.decode_and_crop([images.file_bytes(image, "PNG")], card)
+    assert valid.numpy().all()
+    # Pillow is given only the middle, far enough from the crop's edges for these to be the same: a long strip's resize
+    # would need gigabytes.
+    long = max(size)
+    if long > 1000:
+        middle = long // 2 - 200 + (long % 2)
+        box = (middle, 0, long - middle, height) if width > height else (0, middle, width, long - middle)
+        image = image.crop(box)
+    reference = images.resized_like_pillow(image, images.SIZE, images.SIZE, interpolation)
+    difference = np.abs(pixels[0].numpy() - reference)
+    assert difference.max() <= (2 if interpolation == "bicubic" else 1)
+    assert difference.mean() <= 0.5
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "short_side"), [(112, 112), (224, 256), (97, 110)])
+def test_photos_resize_as_in_pillow(index: int, turned: bool, interpolation: str, size: int, short_side: int) -> None:
+    image = images.photo(index)
+    if turned:
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    card = images.card(interpolation, size, short_side)
+    pixels, valid = preprocessing.decode_and_crop([images.file_bytes(image, "BMP")], card)
+    assert valid.numpy().all()
+    difference = np.abs(pixels[0].numpy() - images.resized_like_pillow(image, size, short_side, interpolation))
+    assert difference.mean() < 0.25
+    assert difference.max() <= 4
+
+
+def test_pixels_are_whole_grey_levels_and_normalised_by_the_card() -> None:
+    card = images.card("bicubic")
+    contents = [images.file_bytes(images.photo(), "PNG")]
+    pixels, _ = preprocessing.decode_and_crop(contents, card)
+    prepared, _ = preprocessing.preprocess(contents, card)
+    assert pixels.dtype == prepared.dtype == tf.float32
+    np.testing.assert_array_equal(pixels, np.clip(np.round(pixels), 0, 255))
+    settings = card["preprocessing"]
+    expected = (pixels.numpy() / 255 - settings["mean"]) / settings["std"]
+    np.testing.assert_allclose(prepared, expected, atol=1e-5)
+    np.testing.assert_array_equal(preprocessing.normalise(tf.cast(pixels, tf.uint8), card), prepared)
+
+
+def test_a_picture_of_the_models_size_is_left_as_it_is() -> None:
+    image = images.picture(images.SIZE, images.SIZE)
+    pixels, _ = crop(images.file_bytes(image, "PNG"))
+    np.testing.assert_array_equal(pixels[0], np.asarray(image))
+    np.testing.assert_array_equal(preprocessing.crop_pixels(tf.constant(np.asarray(image)), CARD), np.asarray(image))
+
+
+BAD_FILES = {
+    "empty": b"",
+    "one byte": b"\xff",
+    "zeros": b"\0" * 100,
+    "text": b"this is no image\n" * 20,
+    "webp": images.file_bytes(images.picture(), "WEBP"),
+    "tiff": images.file_bytes(images.picture(), "TIFF"),
+    "jpeg magic": b"\xff\xd8\xff\xe0" + bytes(range(256)) * 3,
+    "png magic": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3,
+    "bmp magic": b"BM" + bytes(range(256)) * 3,
+    "gif magic": b"GIF89a" + bytes(range(1, 256)) * 3,
+    "bmp of 1 bit": images.file_bytes(images.picture().convert("1"), "BMP"),
+    "bmp index past its palette": images.file_bytes(images.picture().quantize(4), "BMP")[:-9] + b"\xee" * 9,
+    "jpeg too large": images.declares("JPEG", 65_000, 65_000),
+    "png too large": images.declares("PNG", 2**31 - 1, 2**31 - 1),
+    "png just too large": images.declares("PNG", 8_001, 8_000),
+    "bmp too large": images.declares("BMP", 40_000, 40_000),
+    "bmp of the most negative height": images.declares("BMP", 40, -(2**31)),
+    "gif too large": images.declares("GIF", 65_535, 65_535),
+    "png of no width": images.declares("PNG", 0, 5),
+    "bmp of no height": images.declares("BMP", 40, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_row_is_zeros_and_invalid_and_alone(name: str) -> None:
+    good = [images.file_bytes(images.picture(), "JPEG"), images.file_bytes(images.photo(), "PNG")]
+    alone, _ = crop(*good)
+    pixels, valid = crop(good[0], BAD_FILES[name], good[1])
+    assert valid.tolist() == [True, False, True]
+    np.testing.assert_array_equal(pixels[[0, 2]], alone)
+    prepared, valid_too = preprocessing.preprocess([BAD_FILES[name]], CARD)
+    assert not valid_too.numpy().any()
+    assert not pixels[1].any()
+    assert not prepared.numpy().any()
+
+
+def test_a_batch_is_its_rows_one_by_one() -> None:
+    contents = [*_graph_files().values(), *BAD_FILES.values()]
+    order = np.random.default_rng(5).permutation(len(contents))
+    shuffled = [contents[i] for i in order]
+    pixels, valid = crop(*shuffled)
+    assert valid.sum() == len(_graph_files())
+    for row, file in enumerate(shuffled):
+        alone, valid_alone = crop(file)
+        assert valid_alone[0] == valid[row]
+        np.testing.assert_array_equal(alone[0], pixels[row])
+
+
+def test_no_rows() -> None:
+    pixels, valid = crop()
+    assert pixels.shape == (0, images.SIZE, images.SIZE, 3)
+    assert valid.shape == (0,)
+
+
+def test_the_limit_is_just_met() -> None:
+    whole = images.file_bytes(Image.new("L", (8_000, 8_000), 77), "PNG")
+    pixels, valid = crop(whole)
+    assert valid.all()
+    assert (pixels == 77).all()
+
+
+FILES_TO_CUT = {
+    kind: _graph_files()[kind]
+    for kind in ("jpeg", "jpeg progressive", "jpeg grey", "png", "png rgba", "bmp 24", "bmp palette", "gif")
+}
+
+
+@pytest.mark.parametrize("kind", FILES_TO_CUT)
+def test_truncated_anywhere_is_invalid(kind: str) -> None:
+    contents = FILES_TO_CUT[kind]
+    ends = sorted({*range(60), *range(60, len(contents), 41), *range(len(contents) - 30, len(contents))})
+    _, valid = crop(*[contents[:end] for end in ends])
+    assert [end for end, good in zip(ends, valid, strict=True) if good] == []
+
+
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from(sorted(_graph_files())),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
+    in_header=st.booleans(),
+)
+@example(kind="png", cut=1.0, damage=[], in_header=False)
+def test_damaged_files_never_raise_nor_disturb(
+    kind: str, cut: float | None, damage: list[tuple[float, int]], in_header: bool
+) -> None:
+    contents = bytearray(_graph_files_once()[kind])
+    for place, value in damage:
+        contents[int(place * (min(len(contents), 80) if in_header else len(contents) - 1))] = value
+    if cut is not None:
+        del contents[int(cut * len(contents)) :]
+    good = _graph_files_once()["png"]
+    pixels, valid = crop(bytes(contents), good, bytes(contents)[::-1])
+    assert valid[1]
+    np.testing.assert_array_equal(pixels[1], _good_pixels())
+    assert np.isfinite(pixels).all()
+    assert not pixels[~valid].any()
+
+
+_GRAPH_FILES: dict[str, bytes] = {}
+
+
+def _graph_files_once() -> dict[str, bytes]:
+    _GRAPH_FILES.update(_GRAPH_FILES or _graph_files())
+    return _GRAPH_FILES
+
+
+def _good_pixels() -> np.ndarray:
+    return crop(_graph_files_once()["png"])[0][0]
+
+
+def test_the_same_inside_a_function_a_data_set_and_a_saved_model(tmp_path: Path) -> None:
+    contents = [*_graph_files().values(), *BAD_FILES.values()]
+    expected, expected_valid = preprocessing.preprocess(contents, CARD)
+
+    class Server(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            prepared, valid = preprocessing.preprocess(image_bytes, CARD)
+            return {"images": prepared, "valid": valid}
+
+    server = Server()
+    tf.saved_model.save(server, tmp_path / "saved", signatures={"serving_default": server.preprocess})
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    for run in (server.preprocess, loaded.preprocess, loaded.signatures["serving_default"]):
+        result = run(image_bytes=tf.constant(contents))
+        np.testing.assert_array_equal(result["images"], expected)
+        np.testing.assert_array_equal(result["valid"], expected_valid)
+        assert run(image_bytes=tf.constant([], tf.string))["images"].shape == (0, images.SIZE, images.SIZE, 3)
+
+    batches = tf.data.Dataset.from_tensor_slices(contents).batch(7)
+    batches = batches.map(lambda batch: preprocessing.preprocess(batch, CARD), num_parallel_calls=2)
+    assert batches.element_spec[0].shape.as_list() == [None, images.SIZE, images.SIZE, 3]
+    parts = list(batches.as_numpy_iterator())
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), expected)
+    np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), expected_valid)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"interpolation": "nearest"}, "bilinear or bicubic"),
+        ({"resize_short_side": 31}, "at least its image_size"),
+        ({"mean": [0.5, 0.5]}, "three numbers"),
+        ({"std": [0.5, 0.0, 0.5]}, "above 0"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
+    card = {"preprocessing": {**CARD["preprocessing"], **change}}
+    with pytest.raises(ValueError, match=message):
+        preprocessing.preprocess([b""], card)
+
+
+def test_a_card_without_its_entries_is_refused() -> None:
+    with pytest.raises(ValueError, match="no 'preprocessing'"):
+        preprocessing.preprocess([b""], {})
+    entry = {key: value for key, value in CARD["preprocessing"].items() if key not in ("interpolation", "mean")}
+    with pytest.raises(ValueError, match="lacks interpolation, mean"):
+        preprocessing.preprocess([b""], {"preprocessing": entry})
+
+
+def test_one_string_is_no_batch() -> None:
+    with pytest.raises(ValueError, match=r"shape \(B,\)"):
+        preprocessing.preprocess(b"abc", CARD)
