@@ -71,6 +71,13 @@ class DynamicVisionTransformer(keras.Model):
                 transformer.build((None, size, size, 3))
         self.built = True
 
+    def get_build_config(self) -> dict[str, Any]:
+        # Without it Keras 2.15 leaves a model from a .keras file unbuilt, and its weights fresh.
+        return {"image_size": self.config.image_size}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        self.build()
+
     def call(
         self, images: tf.Tensor, training: bool | None = None, seed: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
@@ -147,6 +154,8 @@ class DynamicVisionTransformer(keras.Model):
         else:
             card = checkpoints.read_card(folder)
             config = CascadeConfig.from_dict(card["config"])
+            if not load_weights:
+                card = _changed_card(card, config)  # fresh weights have no thresholds and figures yet
         if overrides:
             config = CascadeConfig.from_dict({**config.to_dict(), **overrides})
             card = _changed_card(card, config)
@@ -188,6 +197,8 @@ def find_preset(folder_or_name: str | Path) -> tuple[Path, Preset | None]:
     folder = Path(folder_or_name)
     if folder.is_dir():
         return folder, None
+    if folder.exists():
+        raise ValueError(f"{name!r} is a file, not a model folder")
     if isinstance(folder_or_name, Path) or "/" in name or "\\" in name:
         raise FileNotFoundError(f"model folder {name!r} does not exist")
     get_preset(name)  # raises with the list of names

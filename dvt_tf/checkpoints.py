@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 from tensorflow import keras
 
+from dvt_tf.exit_rule import check_thresholds
 from dvt_tf.presets import CascadeConfig, blocks_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CARD_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
+PREPROCESSING_KEYS = ("image_size", "resize_short_side", "interpolation", "mean", "std")
 
 # The published names of the Transformers, coarsest first.
 PUBLISHED_TRANSFORMERS = ("less_less_token", "less_token", "normal_token")
@@ -110,15 +112,29 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} is not a card of format_version {FORMAT_VERSION}")
-    missing = [key for key in ("config", "class_names", "preprocessing", "thresholds") if key not in card]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    classes, exits = card["config"].get("num_classes"), len(card["config"].get("token_grids", ()))
-    if len(card["class_names"]) != classes:
-        raise ValueError(f"{path} names {len(card['class_names'])} classes and the cascade has {classes}")
-    if len(card["thresholds"].get("values", ())) != max(exits - 1, 0):
-        raise ValueError(f"{path} must have {exits - 1} thresholds for {exits} exits")
+    try:
+        check_card(card)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return card
+
+
+def check_card(card: dict[str, Any]) -> None:
+    """Checks the entries that everything relies on.
+
+    Raises:
+        ValueError: one is missing or makes no sense.
+    """
+    for key, kind in (("config", dict), ("class_names", list), ("preprocessing", dict), ("thresholds", dict)):
+        if not isinstance(card.get(key), kind):
+            raise ValueError(f"{key} must be {'a list' if kind is list else 'an object'}, not {card.get(key)!r}")
+    config, names = CascadeConfig.from_dict(card["config"]), card["class_names"]
+    if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names must be {config.num_classes} strings, one per class")
+    missing = [key for key in PREPROCESSING_KEYS if key not in card["preprocessing"]]
+    if missing:
+        raise ValueError(f"preprocessing lacks {', '.join(missing)}")
+    check_thresholds(card["thresholds"].get("values"), config.num_exits, "thresholds.values")
 
 
 def load_weights(model: DynamicVisionTransformer, path: Path) -> None:
@@ -142,6 +158,7 @@ def save(model: DynamicVisionTransformer, folder: Path) -> None:
         raise ValueError(f"{str(folder)!r} is a file; a model is saved into a folder")
     if folder.is_dir() and any(p.name not in (CARD_FILE, WEIGHTS_FILE) for p in folder.iterdir()):
         raise ValueError(f"folder {str(folder)!r} holds other files; save the model into a folder of its own")
+    folder = folder.resolve()  # renaming works on the folder itself, not on a link to it
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -150,14 +167,27 @@ def save(model: DynamicVisionTransformer, folder: Path) -> None:
         (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         if folder.is_dir():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
+            _replace_folder(folder, temporary)
         else:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(folder: Path, new: Path) -> None:
+    """Puts `new` in the place of `folder`, or leaves `folder` as it was."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    try:
+        os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            os.replace(old, folder)
+            raise
+    except OSError:
+        shutil.rmtree(old, ignore_errors=True)
+        raise
+    shutil.rmtree(old)
 
 
 def load_published_weights(model: DynamicVisionTransformer, state: Mapping[str, np.ndarray]) -> None:
@@ -170,6 +200,10 @@ def load_published_weights(model: DynamicVisionTransformer, state: Mapping[str, 
     Raises:
         ValueError: names or shapes differ from what this cascade needs; nothing is loaded then.
     """
+    if model.num_exits > len(PUBLISHED_TRANSFORMERS):
+        raise ValueError(
+            f"published weights have at most {len(PUBLISHED_TRANSFORMERS)} exits and this cascade has {model.num_exits}"
+        )
     model.build()
     names = {name: published_name(name, model.config) for name, _ in named_weights(model)}
     expected = {names[name]: _published_shape(name, tuple(weight.shape)) for name, weight in named_weights(model)}

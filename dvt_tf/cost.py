@@ -59,8 +59,8 @@ def _relationship_reuse(c: CascadeConfig, source: int, target: int, blocks: int)
     maps_out, hidden = blocks * c.num_heads, 3 * c.depth * c.num_heads
     before, after = 1 + source**2, 1 + target**2
     mixed = before**2 * (maps_in * hidden + hidden * maps_out)
-    # One token axis at a time: the rows of the source's maps, then the columns of the target's.
-    resized = maps_out * (before + after) * _resized_elements(source, target)
+    # One token axis at a time, each as the published code does it: to the finer grid, then pooled.
+    resized = maps_out * (2 * before + after) * _resized_elements(source, target)
     return mixed + resized
 
 

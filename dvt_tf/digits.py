@@ -81,7 +81,10 @@ def digit_scenes(split: str, size: int | None = None, seed: int = 0) -> DigitSce
     """
     size = SCENES[split] if size is None and split in SCENES else size
     glyphs, labels, index = source_digits(split)
-    assert size is not None
+    if size is None or size < 1:
+        raise ValueError(f"size must be at least 1, not {size!r}")
+    if not 0 <= seed < 2**28:
+        raise ValueError(f"seed must be at least 0 and below 2^28, not {seed!r}")
     batch, parts = 200, []
     for start in range(0, size, batch):
         count = min(batch, size - start)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,17 @@ def exit_results(
     return ExitResults(confidences, predictions, in_top5, all_labels, np.asarray(count_macs(model)) / 1e9)
 
 
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file to write to, which takes the place of `path` when that went well and is gone when not."""
+    temporary = path.with_suffix(".writing")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def summary(results: ExitResults, card: dict[str, Any]) -> dict[str, Any]:
     """What the results say, as plain JSON values: every exit alone, and leaving early by the card's thresholds."""
     values = np.asarray(card["thresholds"]["values"], np.float32)
@@ -107,23 +119,20 @@ def budgeted_curve(chosen_on: ExitResults, scored_on: ExitResults) -> list[Opera
 
 def write_curve(path: Path, curve: list[Operating]) -> None:
     """The curve as CSV, one row per setting, cheapest first; written whole or not at all."""
-    temporary = path.with_suffix(".writing")
     exits = len(curve[0].shares)
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with _written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f"threshold_{k + 1}" for k in range(exits - 1)] + [f"share_exit_{k + 1}" for k in range(exits)]
         writer.writerow(["gmacs", "top1", *names])
         for point in sorted(curve, key=lambda point: point.gmacs):
             values = [point.gmacs, point.accuracy, *point.thresholds, *point.shares]
             writer.writerow([f"{value:.6g}" for value in values])
-    os.replace(temporary, path)
 
 
 def write_summary(path: Path, values: dict[str, Any]) -> None:
     """A summary as JSON, written whole or not at all."""
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with _written_whole(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def plot_curve(path: Path, curve: list[Operating], results: ExitResults, card: dict[str, Any]) -> None:
@@ -144,6 +153,5 @@ def plot_curve(path: Path, curve: list[Operating], results: ExitResults, card: d
     axes.set_title(f"{card.get('name') or 'cascade'}, {len(results.labels):,} images")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_suffix(".writing")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with _written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,8 +98,11 @@ class CascadeConfig:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate!r}")
-        if self.mlp_ratio <= 0 or self.norm_epsilon <= 0:
-            raise ValueError("mlp_ratio and norm_epsilon must be above 0")
+        for field in ("mlp_ratio", "norm_epsilon"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be a finite number above 0, not {getattr(self, field)!r}")
+        if self.mlp_dim < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} of dim {self.dim} leaves the MLP no hidden width")
         for field in ("feature_reuse", "relationship_reuse", "relationship_source"):
             if getattr(self, field) != "none" and not blocks_of(getattr(self, field), self.depth):
                 raise ValueError(

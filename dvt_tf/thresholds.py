@@ -41,7 +41,7 @@ def operate(confidences: np.ndarray, correct: np.ndarray, gmacs: np.ndarray, thr
 
 
 def published_thresholds(confidences: np.ndarray) -> list[np.ndarray]:
-    """The published rule's 59 settings, cheapest last: exit shares proportional to q, q^2, ... for q = 1/20 ... 59/20.
+    """The published rule's 59 settings, cheapest first: exit shares proportional to q, q^2, ... for q = 1/20 ... 59/20.
 
     Each threshold is the confidence at which that share of all images has left, taken among those that have not left
     before (the reference code of Wang et al., 2021). Small q leaves early.

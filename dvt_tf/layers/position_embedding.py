@@ -62,7 +62,8 @@ class PositionEmbedding(keras.layers.Layer):
                 start = keras.initializers.Constant(0.5 * sinusoid_2d_table(self.grid, self.dim)[None])
             self.positions = self.add_weight(name="positions", shape=(1, 1 + self.grid**2, self.dim), initializer=start)
         else:
-            self.positions = tf.constant(sinusoid_table(1 + self.grid**2, self.dim)[None])
+            # NumPy: a tensor made here would belong to the graph in which the layer happens to be built.
+            self.positions = sinusoid_table(1 + self.grid**2, self.dim)[None]
         super().build(input_shape)
 
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
