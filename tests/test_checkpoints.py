@@ -1,0 +1,421 @@
+"""Model folders, whole or not at all and strictly read, and the published names and layouts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import tensorflow as tf
+
+from dvt_tf import checkpoints
+from dvt_tf.cascade import DynamicVisionTransformer
+from dvt_tf.checkpoints import load_published_weights, named_weights, published_name, state_of
+from tests.cascades import random_images, small_cascade, small_config
+
+NAME = "transformers.0.head.kernel"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved cascade; the only thing in its parent folder."""
+    small_cascade().save_to_preset(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    state = safetensors.numpy.load_file(folder / "weights.safetensors")
+    change(state)
+    safetensors.numpy.save_file(state, folder / "weights.safetensors")
+
+
+def rewrite_card(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    card = json.loads((folder / "config.json").read_text())
+    change(card)
+    (folder / "config.json").write_text(json.dumps(card))
+
+
+# Saving
+
+
+def test_a_folder_is_safetensors_in_float32_and_a_readable_card(tmp_path: Path) -> None:
+    model = small_cascade(dtype="mixed_bfloat16")
+    model.card["class_names"][0] = "Übergröße"
+    model.save_to_preset(tmp_path / "some" / "where" / "model")
+    folder = tmp_path / "some" / "where" / "model"
+    assert sorted(contents(folder)) == ["config.json", "weights.safetensors"]
+    with safetensors.safe_open(folder / "weights.safetensors", "np") as file:
+        assert set(file.keys()) == {name for name, _ in named_weights(model)}
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F32"}  # noqa: SIM118 not a mapping
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    assert "Übergröße" in text
+    assert json.loads(text) == model.card
+    assert DynamicVisionTransformer.from_preset(folder).card == model.card
+
+
+def test_names_are_paths_of_attributes() -> None:
+    names = [name for name, _ in named_weights(small_cascade())]
+    assert len(names) == len(set(names))
+    for name in (
+        "transformers.0.embedding.kernel",
+        "transformers.0.position.class_token",
+        "transformers.1.blocks.1.attention.qkv.bias",
+        "transformers.1.feature_reuse.0.mlp.fc2.kernel",
+        "transformers.2.relationship_reuse.kernel1",
+        "transformers.2.norm.gamma",
+        NAME,
+    ):
+        assert name in names
+
+
+def test_saving_again_replaces_the_folder(folder: Path) -> None:
+    other = small_cascade(seed=1, token_grids=(2, 4))
+    other.save_to_preset(folder)
+    again = DynamicVisionTransformer.from_preset(folder)
+    assert again.config == other.config
+    np.testing.assert_array_equal(state_of(again)[NAME], state_of(other)[NAME])
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_given_as_a_link_or_relatively_is_replaced_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "latest").symlink_to(folder, target_is_directory=True)
+    small_cascade(seed=1).save_to_preset(folder.parent / "latest")
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["latest", "model"]
+    np.testing.assert_array_equal(
+        state_of(DynamicVisionTransformer.from_preset(folder))[NAME], state_of(small_cascade(seed=1))[NAME]
+    )
+    monkeypatch.chdir(folder.parent)
+    small_cascade(seed=2).save_to_preset("model")
+    np.testing.assert_array_equal(
+        state_of(DynamicVisionTransformer.from_preset(folder))[NAME], state_of(small_cascade(seed=2))[NAME]
+    )
+
+
+def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ValueError, match="is a file; a model is saved into a folder"):
+        small_cascade().save_to_preset(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_with_other_files_is_left_alone(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    with pytest.raises(ValueError, match="holds other files"):
+        small_cascade(seed=1).save_to_preset(folder)
+    assert contents(folder) == before
+
+
+class DiskFullError(OSError):
+    """What the tests below raise in the middle of a save."""
+
+
+def break_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_written(state: Any, path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise DiskFullError("disk full")
+
+    monkeypatch.setattr(checkpoints.safetensors.numpy, "save_file", half_written)
+
+
+def break_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints.json, "dumps", lambda *_, **__: (_ for _ in ()).throw(DiskFullError("disk full")))
+
+
+def break_first_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_rename(monkeypatch, 1)
+
+
+def break_second_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_rename(monkeypatch, 2)
+
+
+def break_rename(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    original, calls = os.replace, []
+
+    def replace(source: Any, target: Any) -> None:
+        calls.append(source)
+        if len(calls) == which:
+            raise DiskFullError("disk full")
+        original(source, target)
+
+    monkeypatch.setattr(checkpoints.os, "replace", replace)
+
+
+@pytest.mark.parametrize("breaking", [break_weights, break_card, break_first_rename, break_second_rename])
+def test_a_failed_save_leaves_the_old_model_and_nothing_else(
+    folder: Path, breaking: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, model = contents(folder), small_cascade(seed=1)
+    breaking(monkeypatch)
+    with pytest.raises(DiskFullError):
+        model.save_to_preset(folder)
+    monkeypatch.undo()
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("breaking", [break_weights, break_card, break_first_rename])
+def test_a_failed_first_save_leaves_nothing(
+    tmp_path: Path, breaking: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_cascade()
+    breaking(monkeypatch)
+    with pytest.raises(DiskFullError):
+        model.save_to_preset(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(NAME), rf"1 missing \({NAME}\)"),
+        (lambda state: state.update(stray=np.zeros(3, np.float32)), r"1 unexpected \(stray\)"),
+        (
+            lambda state: state.update({NAME: np.zeros((16, 8), np.float32)}),
+            rf"{NAME} is \(16, 8\) and should be \(16, 7\)",
+        ),
+        (lambda state: state.update({NAME: state[NAME].T.copy()}), r"is \(7, 16\) and should be \(16, 7\)"),
+        (lambda state: state.update({NAME: state[NAME] * np.nan}), rf"{NAME} holds values that are not finite"),
+        (lambda state: state.update({NAME: state[NAME] * np.inf}), rf"{NAME} holds values that are not finite"),
+        (
+            lambda state: state.clear() or state.update({"a.b": np.ones(3, np.float32)}),
+            r"missing .*, \.\.\.\); 1 unexpected",
+        ),
+    ],
+    ids=["missing", "extra", "shape", "transposed", "nan", "infinite", "foreign"],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(folder: Path, change: Any, message: str) -> None:
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        DynamicVisionTransformer.from_preset(folder)
+    assert str(folder / "weights.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
+def test_a_truncated_weights_file_is_refused(folder: Path, kept: int) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not a readable safetensors file"):
+        DynamicVisionTransformer.from_preset(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 64, b"PK\x03\x04" + b"\0" * 60, b"\x10\0\0\0\0\0\0\0{not json at all}"])
+def test_a_file_of_another_format_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        DynamicVisionTransformer.from_preset(folder)
+
+
+def test_a_refused_load_changes_nothing(folder: Path) -> None:
+    model = small_cascade(seed=3)
+    before = state_of(model)
+    rewrite(
+        folder, lambda state: state.update({"transformers.2.head.bias": state["transformers.2.head.bias"] * np.nan})
+    )
+    with pytest.raises(ValueError, match="not finite"):
+        checkpoints.load_weights(model, folder / "weights.safetensors")
+    after = state_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit this cascade"):
+        DynamicVisionTransformer.from_preset(folder, num_classes=5)
+    with pytest.raises(ValueError, match="unexpected"):
+        DynamicVisionTransformer.from_preset(folder, feature_reuse="none")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"card"', "{}", '{"format_version": 2}', "\x00\x01"])
+def test_a_damaged_card_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        DynamicVisionTransformer.from_preset(folder)
+
+
+def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        DynamicVisionTransformer.from_preset(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.pop("config"),
+        lambda card: card.pop("class_names"),
+        lambda card: card.pop("thresholds"),
+        lambda card: card.pop("preprocessing"),
+        lambda card: card.update(format_version="1.0"),
+        lambda card: card["class_names"].pop(),
+        lambda card: card["thresholds"]["values"].append(0.5),
+        lambda card: card["thresholds"].pop("values"),
+        lambda card: card["config"].update(width=3),
+        lambda card: card["config"].update(dim="wide"),
+        lambda card: card["config"].update(token_grids=[4, 3, 2]),
+        lambda card: card.update(class_names=None),
+        lambda card: card.update(class_names="abcdefg"),
+        lambda card: card.update(config=None),
+        lambda card: card.update(config=[1]),
+        lambda card: card["config"].update(token_grids=7),
+        lambda card: card.update(thresholds=None),
+        lambda card: card.update(thresholds=[0.5, 0.5]),
+        lambda card: card["thresholds"].update(values=None),
+        lambda card: card["thresholds"].update(values=["high", "low"]),
+        lambda card: card["thresholds"].update(values=[-1.0, 0.5]),
+        lambda card: card.update(preprocessing=None),
+        lambda card: card.update(preprocessing={}),
+    ],
+    ids=[
+        *("no config", "no class names", "no thresholds", "no preprocessing", "version", "too few names"),
+        *("too many thresholds", "no values", "unknown field", "wrong kind", "falling grids"),
+        *("null names", "one string of names", "null config", "list config", "grids a number", "null thresholds"),
+        *("list thresholds", "null values", "words for thresholds", "negative threshold", "null preprocessing"),
+        "empty preprocessing",
+    ],
+)
+def test_a_card_that_says_nonsense_is_refused(folder: Path, change: Any) -> None:
+    rewrite_card(folder, change)
+    with pytest.raises(ValueError, match=r"."):
+        DynamicVisionTransformer.from_preset(folder)
+
+
+def test_a_card_may_say_more() -> None:
+    model = small_cascade()
+    model.card["figures"] = {"test": {"top1": [0.5, 0.6, 0.7]}}
+    model.card["another"] = {"thing": 1}
+    assert DynamicVisionTransformer.from_config(model.get_config()).card == model.card
+
+
+def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
+        DynamicVisionTransformer.from_preset(tmp_path / "nowhere")
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors' does not exist"):
+        DynamicVisionTransformer.from_preset(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"is no model folder: it has no config\.json"):
+        DynamicVisionTransformer.from_preset(str(folder))
+
+
+def test_a_file_is_no_model_folder(folder: Path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=r"is a file|not a folder|no model folder"):
+        DynamicVisionTransformer.from_preset(folder / "config.json")
+
+
+# The published names
+
+
+def published_state(model: DynamicVisionTransformer) -> dict[str, np.ndarray]:
+    """Random arrays of the published names and layouts, from the layouts' own rules."""
+    random = np.random.default_rng(7)
+    state = {}
+    for name, weight in named_weights(model):
+        shape: tuple[int, ...] = tuple(weight.shape)
+        if name.endswith("embedding.kernel"):
+            shape = (shape[3], shape[2], *shape[:2])
+        elif "relationship_reuse.kernel" in name:
+            shape = (*shape, 1, 1)
+        elif "relationship_reuse.bias" in name:
+            shape = shape[:1]
+        elif name.endswith("kernel"):
+            shape = shape[::-1]
+        state[published_name(name, model.config)] = random.standard_normal(shape).astype(np.float32)
+    return state
+
+
+def test_published_layouts_are_turned_into_ours() -> None:
+    model = small_cascade(token_grids=(2, 3))
+    state = published_state(model)
+    load_published_weights(model, state)
+    second = model.transformers[1]
+    np.testing.assert_array_equal(
+        second.embedding.kernel.numpy(), state["less_token.patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(
+        second.blocks[1].attention.qkv.kernel.numpy(), state["less_token.blocks.1.attn.qkv.weight"].T
+    )
+    np.testing.assert_array_equal(
+        second.relationship_reuse.kernel1.numpy(), state["less_token.relation_reuse_conv.0.weight"][:, :, 0, 0]
+    )
+    np.testing.assert_array_equal(
+        second.relationship_reuse.bias2.numpy()[:, 0], state["less_token.relation_reuse_conv.2.bias"]
+    )
+    np.testing.assert_array_equal(second.norm.gamma.numpy(), state["less_token.norm.weight"])
+    np.testing.assert_array_equal(model.transformers[0].head.kernel.numpy(), state["less_less_token.head.weight"].T)
+    assert not any(name.startswith("normal_token") for name in state)
+
+
+@pytest.mark.parametrize(("choice", "blocks"), [("shallow", (0, 1)), ("deep", (2, 3, 4)), ("all", (0, 1, 2, 3, 4))])
+def test_published_feature_reuse_is_named_by_its_block(choice: str, blocks: tuple[int, ...]) -> None:
+    model = small_cascade(depth=5, token_grids=(2, 3), feature_reuse=choice, relationship_reuse="none")
+    state = published_state(model)
+    named = {name.split(".")[2] for name in state if "feature_resuse_mlp" in name}
+    assert named == {str(block) for block in blocks}
+    load_published_weights(model, state)
+    for reuse, block in zip(model.transformers[1].feature_reuse, blocks, strict=True):
+        prefix = f"less_token.blocks.{block}.feature_resuse_mlp"
+        np.testing.assert_array_equal(reuse.norm.gamma.numpy(), state[f"{prefix}.0.weight"])
+        np.testing.assert_array_equal(reuse.mlp.fc1.kernel.numpy(), state[f"{prefix}.1.fc1.weight"].T)
+        np.testing.assert_array_equal(reuse.mlp.fc2.bias.numpy(), state[f"{prefix}.1.fc2.bias"])
+    # The block of that number is the one that uses it: its own attention stays, the next one's moves.
+    images = tf.constant(random_images(1))
+    before = model.run(images)[1].relationships
+    first = f"less_token.blocks.{blocks[0]}.feature_resuse_mlp.1.fc2.bias"
+    load_published_weights(model, {**state, first: state[first] + np.float32([3, -2, 1, 2, -1])})
+    changed = [bool(np.any(a != b)) for a, b in zip(before, model.run(images)[1].relationships)]
+    assert changed == [i > blocks[0] for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("less_token.norm.bias"), r"1 missing \(less_token\.norm\.bias\)"),
+        (lambda state: state.update({"module.head": np.zeros(2)}), r"1 unexpected \(module\.head\)"),
+        (
+            lambda state: state.update({"less_token.head.weight": np.zeros((8, 16))}),
+            r"less_token\.head\.weight is \(8, 16\) and should be \(7, 16\)",
+        ),
+        (
+            lambda state: state.update({"less_token.head.weight": np.zeros((16, 7))}),
+            r"less_token\.head\.weight is \(16, 7\) and should be \(7, 16\)",
+        ),
+        (lambda state: state.update({"less_token.head.bias": np.full(7, np.nan)}), "not finite"),
+    ],
+    ids=["missing", "extra", "shape", "transposed", "nan"],
+)
+def test_a_published_state_that_does_not_fit_changes_nothing(change: Any, message: str) -> None:
+    model = small_cascade(token_grids=(2, 3))
+    state, before = published_state(model), state_of(model)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        load_published_weights(model, state)
+    after = state_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_without_one_reuse_has_the_same_names_less_those() -> None:
+    full = set(published_state(small_cascade(token_grids=(2, 3))))
+    without = set(published_state(small_cascade(token_grids=(2, 3), relationship_reuse="none")))
+    assert full - without == {name for name in full if "relation_reuse_conv" in name}
+    assert without < full
+
+
+def test_a_cascade_of_more_transformers_than_were_published_is_refused() -> None:
+    model = DynamicVisionTransformer(small_config(token_grids=(2, 3, 4, 5)))
+    with pytest.raises(ValueError, match=r"Transformers|exits"):
+        load_published_weights(model, {})
