@@ -1,0 +1,111 @@
+"""`python -m app.screenshots`: the page's pictures for the README, taken in a headless Chromium."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.__main__ import DEFAULT_MODEL, fail
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",  # root in a container has no sandbox
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WIDTH, HEIGHT = 1280, 900  # CSS pixels
+SCALE = 1.5  # device pixels per CSS pixel: sharp on most screens, and small enough for a repository
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Starts the page, clicks an easy and a hard example, and writes what is seen."""
+    parser = argparse.ArgumentParser(prog="python -m app.screenshots", description=__doc__)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"model folder or preset (default {DEFAULT_MODEL})")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (default docs/images)")
+    options = parser.parse_args(argv)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        fail("screenshots need playwright: pip install -r requirements-dev.txt")
+    browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser_path is None:
+        fail(f"screenshots need a browser: none of {', '.join(BROWSERS)} is on the PATH (Debian: apt install chromium)")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    from app.inference import load_all
+    from app.page import build_page, launch
+
+    try:
+        page = build_page(load_all([options.model]))
+    except (ValueError, FileNotFoundError) as error:
+        fail(f"--model: {error}")
+    address = launch(page, "127.0.0.1", free_port())
+    options.out.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=list(BROWSER_ARGUMENTS))
+        for path in take(browser, address, options.out):
+            print(path)
+        browser.close()
+    page.close(verbose=False)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def take(browser: Any, address: str, folder: Path) -> list[Path]:
+    """Writes page.png (an easy image), page_hard.png (the example that leaves last), page_dark.png, page_phone.png."""
+    written = []
+
+    def shoot(name: str, tab: Any) -> None:
+        tab.wait_for_timeout(600)  # the bars move for a fifth of a second
+        tab.screenshot(path=folder / name, full_page=True, animations="disabled")
+        written.append(folder / name)
+
+    def exit_of(tab: Any, example: int) -> int:
+        before = tab.locator("#seen-pixels img").get_attribute("src")
+        button = tab.locator("#examples button").nth(example)
+        picture = button.locator("img").get_attribute("src")
+        button.click()
+        if picture != before:
+            tab.wait_for_function("(src) => document.querySelector('#seen-pixels img').src !== src", arg=before)
+        tab.wait_for_timeout(600)
+        return int(tab.locator("[data-state=fired] .dvt-marker").inner_text())
+
+    tab = open_page(browser, address, WIDTH, HEIGHT, "light")
+    exits = [exit_of(tab, example) for example in range(tab.locator("#examples button").count())]
+    exit_of(tab, exits.index(min(exits)))
+    shoot("page.png", tab)
+    latest = exits.index(max(exits))
+    exit_of(tab, latest)
+    shoot("page_hard.png", tab)
+    dark = open_page(browser, address, WIDTH, HEIGHT, "dark")
+    exit_of(dark, latest)
+    shoot("page_dark.png", dark)
+    shoot("page_phone.png", open_page(browser, address, 375, 812, "light"))
+    return written
+
+
+def open_page(browser: Any, address: str, width: int, height: int, scheme: str) -> Any:
+    """A tab of that size and colour scheme that shows the page's first answer."""
+    tab = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=SCALE, color_scheme=scheme)
+    tab.goto(address)
+    tab.wait_for_selector("[data-testid=station-1]")
+    return tab
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""What the page draws, as pure functions to HTML: the answer, the cost, the path through the exits, the token grid.
+
+Every string that comes from a card or a file is escaped here. Nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from app.routing import Decision, threshold_text
+from dvt_tf.presets import CascadeConfig
+
+COST_NOTE = "multiply-adds, as the paper counts"
+ALL_CLASSES = 12  # up to so many classes, every exit lists all of them, in their own order
+TOP_CLASSES = 5
+EXIT_COLOURS = 6  # in style.css; further exits begin again
+
+
+def percent(share: float) -> str:
+    """`98.3%`; never 100% or 0% for what is not quite."""
+    if 0.9995 <= share < 1.0:
+        return "&gt;99.9%"
+    if 0.0 < share < 0.0005:
+        return "&lt;0.1%"
+    return f"{share * 100:.1f}%"
+
+
+def gflops(gmacs: float) -> str:
+    """Three significant digits, without an exponent: `0.0213`, `1.15`, `12.1`."""
+    if gmacs <= 0:
+        return "0"
+    return f"{gmacs:.{max(0, 2 - math.floor(math.log10(gmacs)))}f}"
+
+
+def grid_text(grid: int) -> str:
+    """`7×7 tokens`."""
+    return f"{grid}×{grid} tokens"
+
+
+def colour_class(exit_number: int) -> str:
+    """The CSS class that gives an exit (1-based) its colour."""
+    return f"dvt-exit-{(exit_number - 1) % EXIT_COLOURS + 1}"
+
+
+def png_url(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 -> a lossless data URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def model_line(card: dict, config: CascadeConfig, parameters: int, name: str) -> str:
+    """What the model recognises and what it is made of, from its card."""
+    classes = card["class_names"]
+    shown = ", ".join(classes) if len(classes) <= ALL_CLASSES else ", ".join(classes[:3]) + ", …"
+    grids = " → ".join(f"{grid}×{grid}" for grid in config.token_grids)
+    description = f" — {html.escape(card['description'])}" if card.get("description") else ""
+    return (
+        f'<p class="dvt-model"><b>{html.escape(name)}</b>{description}. '
+        f"Recognises {len(classes)} classes ({html.escape(shown)}); tokens {grids}; "
+        f"{parameters / 1e6:.2f} M parameters.</p>"
+    )
+
+
+def pixels_html(pixels: np.ndarray) -> str:
+    """The very pixels that the model sees."""
+    size = pixels.shape[0]
+    alt = f"The image as the model sees it, {size} by {size} pixels"
+    return f'<img class="dvt-pixels" alt="{alt}" src="{png_url(pixels)}">'
+
+
+def grid_edges(config: CascadeConfig, grid: int) -> list[float]:
+    """Where the cells of a token grid meet inside the image, in pixels.
+
+    A patch embedding's kernels may reach past the image: 112 pixels and 10 tokens give kernels of 12 and 4 pixels
+    outside on either side. Any other embedding has overlapping tokens, for which even cells are drawn.
+    """
+    size = config.image_size
+    if config.embedding != "patch":
+        return [size * i / grid for i in range(1, grid)]
+    kernel = math.ceil(size / grid)
+    outside = (grid * kernel - size) / 2
+    return [edge for edge in (i * kernel - outside for i in range(1, grid)) if 0 < edge < size]
+
+
+def grid_html(config: CascadeConfig, exit_number: int) -> str:
+    """The token grid of an exit (1-based), to lie over `pixels_html`: white lines on dark ones, seen on any ground."""
+    grid, size = config.token_grids[exit_number - 1], config.image_size
+    path = "".join(f"M{edge:g} 0V{size}M0 {edge:g}H{size}" for edge in grid_edges(config, grid))
+    caption = f"exit {exit_number}: {grid}×{grid} = {grid * grid} tokens"
+    return (
+        f'<svg class="dvt-grid" viewBox="0 0 {size} {size}" role="img" aria-label="Token grid of {caption}">'
+        f'<path class="dvt-grid-under" d="{path}"/><path class="dvt-grid-over" d="{path}"/></svg>'
+        f'<p class="dvt-caption">What the model sees, in the grid of {caption}</p>'
+    )
+
+
+def answer_html(decision: Decision, class_names: Sequence[str], grids: Sequence[int]) -> str:
+    """The answer, its confidence, the exit that gave it, and what that cost beside the full cascade."""
+    number, exits = decision.exit, len(grids)
+    label = html.escape(class_names[decision.label])
+    size = "dvt-short" if len(class_names[decision.label]) <= 3 else "dvt-long"
+    return (
+        f'<section class="dvt-answer {colour_class(number)}" aria-label="Answer">'
+        f'<div class="dvt-verdict"><div class="dvt-label {size}" data-testid="label">{label}</div>'
+        f'<div><p class="dvt-sure"><b data-testid="confidence">{percent(decision.confidence)}</b> confident</p>'
+        f'<p class="dvt-where">answered at <b data-testid="exit">exit {number} of {exits}</b>, '
+        f"{grid_text(grids[number - 1])}</p></div></div>"
+        f"{cost_html(decision)}</section>"
+    )
+
+
+def cost_html(decision: Decision) -> str:
+    """The bar of GFLOPs spent beside the full cascade, with the numbers."""
+    width = decision.share * 100
+    spent, full = gflops(decision.gmacs), gflops(decision.full_gmacs)
+    saved = (
+        f"{100 - width:.0f}% saved" if decision.gmacs < decision.full_gmacs else "nothing saved: the full cascade ran"
+    )
+    return (
+        '<div class="dvt-cost"><p><b data-testid="gflops">'
+        f'{spent} GFLOPs</b> spent of <span data-testid="full-gflops">{full}</span> for the full cascade</p>'
+        f'<div class="dvt-bar" role="img" aria-label="{width:.0f} percent of the full cost">'
+        f'<i style="width:{width:.2f}%"></i></div>'
+        f'<p class="dvt-small"><b data-testid="share">{width:.0f}%</b> of the full cost, {saved}. '
+        f"{COST_NOTE.capitalize()}.</p>"
+        "</div>"
+    )
+
+
+def path_html(
+    probabilities: Sequence[Sequence[float]],
+    decision: Decision,
+    class_names: Sequence[str],
+    grids: Sequence[int],
+    gmacs: Sequence[float],
+) -> str:
+    """The exits as stations of a path, one column each with its class probabilities; K of them, whatever K is."""
+    stations = "".join(
+        _station(k, probabilities[k - 1], decision, class_names, grids[k - 1], gmacs[k - 1])
+        for k in range(1, len(grids) + 1)
+    )
+    return f'<ol class="dvt-path" style="--exits:{len(grids)}" aria-label="The path through the exits">{stations}</ol>'
+
+
+def _station(
+    number: int, row: Sequence[float], decision: Decision, class_names: Sequence[str], grid: int, gmacs: float
+) -> str:
+    state, badge = _state(number, decision)
+    return (
+        f'<li class="dvt-station {colour_class(number)} dvt-{state}" data-testid="station-{number}" '
+        f'data-state="{state}">'
+        f'<div class="dvt-rail"><span class="dvt-marker">{number}</span><span class="dvt-badge">{badge}</span></div>'
+        f'<div class="dvt-card"><h3>Exit {number}<span>{grid_text(grid)} · {gflops(gmacs)} GFLOPs</span></h3>'
+        f"{_rule(number, decision)}{bars_html(row, class_names)}</div></li>"
+    )
+
+
+def _state(number: int, decision: Decision) -> tuple[str, str]:
+    if number < decision.exit:
+        return "passed", "not sure, goes on"
+    if number > decision.exit:
+        return "skipped", "never run"
+    return "fired", "sure, answers" if number < len(decision.confidences) else "last exit, answers"
+
+
+def _rule(number: int, decision: Decision) -> str:
+    """Confidence against the threshold, in words and as a bar with a tick where the threshold is."""
+    confidence = decision.confidences[number - 1]
+    sure, tick = f"<b>{percent(confidence)}</b> confident", ""
+    if number > decision.exit:  # it never ran, so nothing was held against its threshold
+        words = f"would be {sure}"
+    elif number == len(decision.confidences):
+        words = f"{sure}, last exit"
+    elif decision.thresholds[number - 1] > 1:
+        words = f"{sure}, {threshold_text(decision.thresholds[number - 1])}"
+    else:
+        needed = decision.thresholds[number - 1] * 100
+        words, tick = f"{sure}, needs {needed:.0f}%", f'<b style="left:{needed:.2f}%"></b>'
+    return (
+        f'<p class="dvt-rule">{words}</p>'
+        f'<div class="dvt-meter" aria-hidden="true"><i style="width:{confidence * 100:.2f}%"></i>{tick}</div>'
+    )
+
+
+def bars_html(row: Sequence[float], class_names: Sequence[str]) -> str:
+    """One exit's class probabilities as a compact list of bars: all of a few classes, or the five largest of many."""
+    order = sorted(range(len(row)), key=lambda c: -row[c])
+    shown = range(len(row)) if len(row) <= ALL_CLASSES else order[:TOP_CLASSES]
+    items = "".join(
+        f'<li{" class=dvt-top" if c == order[0] else ""}><span class="dvt-name">{html.escape(class_names[c])}</span>'
+        f'<span class="dvt-track"><i style="width:{row[c] * 100:.2f}%"></i></span>'
+        f'<span class="dvt-value">{percent(row[c])}</span></li>'
+        for c in shown
+    )
+    rest = "" if len(row) <= ALL_CLASSES else f'<p class="dvt-small">{len(row) - TOP_CLASSES} more classes</p>'
+    return f'<ul class="dvt-bars" aria-label="Class probabilities">{items}</ul>{rest}'
+
+
+def message_html(message: str) -> str:
+    """An error in place of an answer."""
+    return f'<section class="dvt-message" role="alert"><b>That did not work.</b> {html.escape(message)}</section>'
+
+
+def invitation_html() -> str:
+    """What stands in place of an answer before there is an image."""
+    return (
+        '<section class="dvt-message dvt-quiet">Give it an image: upload, paste, or choose one on this page.</section>'
+    )
+
+
+def reading_html(text: str, is_own: bool) -> str:
+    """The reading beside the slider; `is_own` says that the thresholds are those of the model's card."""
+    own = " (the model's own)" if is_own else ""
+    return (
+        '<output class="dvt-reading" role="status">Confidence needed to stop early: '
+        f'<b data-testid="reading">{html.escape(text)}</b>{own}</output>'
+    )

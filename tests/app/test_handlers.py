@@ -1,0 +1,134 @@
+"""What happens on the page, without a page: the model runs once an image, errors are told and passed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.handlers import Handlers
+from app.inference import Analysis, Predictor
+from app.routing import SLIDER_END
+from dvt_tf.exit_rule import NEVER
+from dvt_tf.image_files import ImageError
+from tests.app.models import PETS, page_model
+
+
+@pytest.fixture
+def runs(digits_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Fills with one entry for every run of the model."""
+    seen: list[bytes] = []
+    analyse = digits_predictor.analyse
+
+    def counted(image_bytes: bytes) -> Analysis:
+        seen.append(image_bytes)
+        return analyse(image_bytes)
+
+    monkeypatch.setattr(digits_predictor, "analyse", counted)
+    return seen
+
+
+def shown_exit(outcome: tuple[str, str, str]) -> int:
+    match = re.search(r'data-testid="exit">exit (\d)', outcome[0])
+    assert match is not None
+    return int(match[1])
+
+
+def test_the_slider_never_runs_the_model(digits_predictor: Predictor, runs: list[bytes], picture: Path) -> None:
+    handlers = Handlers([digits_predictor])
+    name = digits_predictor.name
+    said, _ = handlers.analyse(("file", str(picture)), name)
+    assert len(runs) == 1
+    exits = []
+    for step in range(102):
+        thresholds, _, *outcome = handlers.move(step / 100, name, said)
+        assert len(thresholds) == 2
+        exits.append(shown_exit((outcome[0], outcome[1], outcome[2])))
+    assert len(runs) == 1
+    assert (exits[0], exits[-1]) == (1, 3)
+    assert exits == sorted(exits)
+
+
+def test_what_is_kept_is_plain(digits_predictor: Predictor, picture: Path) -> None:
+    said, _ = Handlers([digits_predictor]).analyse(("file", str(picture)), digits_predictor.name)
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(plain(part) for part in value.values())
+        return all(plain(part) for part in value) if isinstance(value, list) else type(value) in (float, str)
+
+    assert plain(said)
+
+
+def test_back_to_the_thresholds_of_the_card(digits_predictor: Predictor) -> None:
+    handlers = Handlers([digits_predictor])
+    thresholds, position, reading, *_ = handlers.own_thresholds(digits_predictor.name, None)
+    assert (thresholds, position) == ([0.6, 0.4], 0.6)
+    assert "0.60, then 0.40" in reading
+    assert "the model's own" in reading
+    moved = handlers.move(0.6, digits_predictor.name, None)
+    assert "the model's own" not in moved[1]
+    assert "never early" in handlers.move(SLIDER_END, digits_predictor.name, None)[1]
+
+
+def test_a_broken_file_is_told_and_the_next_one_works(
+    digits_predictor: Predictor, tmp_path: Path, picture: Path
+) -> None:
+    handlers = Handlers([digits_predictor])
+    broken = tmp_path / "<b>words.png"
+    broken.write_text("no image")
+    said, seen = handlers.analyse(("file", str(broken)), digits_predictor.name)
+    answer, path, grid = handlers.outcome(said, [0.5, 0.5])
+    assert "&lt;b&gt;words.png" in answer
+    assert 'role="alert"' in answer
+    assert (seen, path, grid) == ("", "", "")
+    said, seen = handlers.analyse(("file", str(picture)), digits_predictor.name)
+    assert "station-3" in handlers.outcome(said, [0.5, 0.5])[1]
+    assert "<img" in seen
+
+
+def test_before_any_image_the_page_asks_for_one() -> None:
+    handlers = Handlers([Predictor(page_model((2, 4), PETS), "pets")])
+    assert handlers.opening_source("pets") is None
+    assert handlers.examples() == ()
+    assert "Give it an image" in handlers.outcome(handlers.analyse(None, "pets")[0], [0.5])[0]
+
+
+def test_predict_answers_like_the_page(digits_predictor: Predictor, picture: Path) -> None:
+    handlers = Handlers([digits_predictor])
+    said, _ = handlers.analyse(("file", str(picture)), digits_predictor.name)
+    assert said is not None
+    for threshold, thresholds in ((0.0, [0.0, 0.0]), (2.0, [NEVER, NEVER]), (None, [0.6, 0.4])):
+        result = handlers.predict(str(picture), threshold)
+        assert result["exit"] == shown_exit(handlers.outcome(said, thresholds))
+        assert result["probabilities"] == said["probabilities"]
+        assert result["thresholds"] == thresholds
+        row = result["probabilities"][result["exit"] - 1]
+        assert result["confidence"] == pytest.approx(max(row))
+        assert result["label"] == result["class_names"][row.index(max(row))]
+        assert result["gmacs"] == pytest.approx(digits_predictor.gmacs[result["exit"] - 1])
+        assert result["full_gmacs"] == pytest.approx(digits_predictor.gmacs[-1])
+
+
+def test_predict_refuses_in_words(digits_predictor: Predictor, tmp_path: Path, picture: Path) -> None:
+    handlers = Handlers([digits_predictor])
+    with pytest.raises(ValueError, match=r"threshold -0\.1"):
+        handlers.predict(str(picture), -0.1)
+    with pytest.raises(ValueError, match="threshold nan"):
+        handlers.predict(str(picture), float("nan"))
+    with pytest.raises(ValueError, match=r"unknown model 'other'.*fresh_digits"):
+        handlers.predict(str(picture), 0.5, "other")
+    with pytest.raises(ValueError, match="no image"):
+        handlers.predict("", 0.5)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        handlers.predict(str(tmp_path / "a.jpg"), 0.5)
+
+
+def test_the_slider_moves_while_another_model_is_still_on_its_way(digits_predictor: Predictor, picture: Path) -> None:
+    """The selector names the new model, of another number of exits; the answer shown is still the old one's."""
+    handlers = Handlers([digits_predictor, Predictor(page_model((2, 3, 4, 7), PETS), "pets")])
+    said, _ = handlers.analyse(("file", str(picture)), digits_predictor.name)
+    thresholds, _, *outcome = handlers.move(SLIDER_END, "pets", said)
+    assert thresholds == [NEVER, NEVER]
+    assert "exit 3 of 3" in outcome[0]

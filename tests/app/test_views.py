@@ -1,0 +1,139 @@
+"""What the page draws: complete, escaped, and told in words."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import views
+from app.routing import decide
+from dvt_tf.exit_rule import NEVER
+from dvt_tf.presets import CascadeConfig
+
+HOSTILE = '<img src=x onerror="alert(1)">&\'{{7*7}}${alert(1)}`'
+
+
+class Tags(HTMLParser):
+    """Collects the elements and the text of a page, as a browser would."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def path(count: int, thresholds: list[float], classes: int = 3) -> str:
+    rows = np.random.default_rng(count).dirichlet(np.ones(classes), count).tolist()
+    gmacs = [0.1 * 2**k for k in range(count)]
+    names = [f"class {c}" for c in range(classes)]
+    return views.path_html(rows, decide(rows, thresholds, gmacs), names, [7 + k for k in range(count)], gmacs)
+
+
+def test_class_names_and_messages_are_escaped() -> None:
+    rows = [[0.1, 0.9], [0.2, 0.8]]
+    names, gmacs = ["fine", HOSTILE], [1.0, 2.0]
+    decision = decide(rows, [0.5], gmacs)
+    card = {"class_names": names, "description": HOSTILE}
+    for text in (
+        views.answer_html(decision, names, [7, 14]),
+        views.path_html(rows, decision, names, [7, 14], gmacs),
+        views.model_line(card, CascadeConfig(image_size=28, token_grids=(2, 4), num_classes=2), 1000, HOSTILE),
+        views.message_html(HOSTILE),
+    ):
+        parsed = Tags(text)
+        assert "img" not in parsed.tags
+        assert HOSTILE in parsed.text
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_one_station_for_each_exit(count: int) -> None:
+    never = path(count, [NEVER] * (count - 1))
+    assert re.findall(r'data-state="(\w+)"', never) == ["passed"] * (count - 1) + ["fired"]
+    at_once = path(count, [0.0] * (count - 1))
+    assert re.findall(r'data-state="(\w+)"', at_once) == ["fired"] + ["skipped"] * (count - 1)
+    assert f"--exits:{count}" in never
+    assert Tags(never).tags.count("ol") == 1
+
+
+def test_states_are_told_in_words() -> None:
+    text = Tags(path(3, [0.0, 0.0])).text
+    assert text.count("never run") == 2
+    assert text.count("would be") == 2
+    assert "sure, answers" in text
+    last = Tags(path(3, [NEVER, NEVER])).text
+    assert last.count("not sure, goes on") == 2
+    assert last.count("never early") == 2
+    assert "last exit, answers" in last
+
+
+def test_few_classes_are_all_listed_and_of_many_the_five_largest() -> None:
+    assert Tags(views.bars_html([0.2, 0.5, 0.3], ["a", "b", "c"])).text == "a20.0%b50.0%c30.0%"
+    row = np.linspace(1, 2, 1000)
+    drawn = views.bars_html((row / row.sum()).tolist(), [f"n{c}" for c in range(1000)])
+    assert re.findall(r'dvt-name">(\w+)<', drawn) == ["n999", "n998", "n997", "n996", "n995"]
+    many = Tags(drawn)
+    assert "995 more classes" in many.text
+    assert many.tags.count("li") == 5
+
+
+def test_the_cost_is_shown_beside_the_full_cascade() -> None:
+    rows = [[0.9, 0.1], [0.8, 0.2]]
+    text = Tags(views.answer_html(decide(rows, [0.5], [0.25, 1.0]), ["a", "b"], [7, 14])).text
+    assert "0.250 GFLOPs spent of 1.00 for the full cascade" in text
+    assert "25% of the full cost, 75% saved" in text
+    assert "Multiply-adds, as the paper counts" in text
+    assert "exit 1 of 2" in text
+    full = Tags(views.answer_html(decide(rows, [NEVER], [0.25, 1.0]), ["a", "b"], [7, 14])).text
+    assert "100% of the full cost" in full
+    assert "nothing saved" in full
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100.0%"), (0.9999, "&gt;99.9%"), (0.5, "50.0%"), (0.0001, "&lt;0.1%"), (0.0, "0.0%")],
+)
+def test_percent_is_never_rounded_to_certainty(share: float, text: str) -> None:
+    assert views.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("gmacs", "text"), [(0.0213, "0.0213"), (0.00043, "0.000430"), (1.147, "1.15"), (12.14, "12.1"), (345.6, "346")]
+)
+def test_gflops_keep_three_digits(gmacs: float, text: str) -> None:
+    assert views.gflops(gmacs) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "edges"),
+    [
+        (112, 7, [16, 32, 48, 64, 80, 96]),
+        (112, 10, [8, 20, 32, 44, 56, 68, 80, 92, 104]),  # kernels of 12, of which 4 pixels lie outside on either side
+        (224, 14, [16 * i for i in range(1, 14)]),
+        (224, 10, [23 * i - 3 for i in range(1, 10)]),
+    ],
+)
+def test_the_grid_is_drawn_where_the_kernels_meet(size: int, grid: int, edges: list[float]) -> None:
+    config = CascadeConfig(image_size=size, token_grids=(grid, grid + 1))
+    assert views.grid_edges(config, grid) == edges
+    drawn = views.grid_html(config, 1)
+    assert f'viewBox="0 0 {size} {size}"' in drawn
+    assert f"{grid}×{grid} = {grid * grid} tokens" in drawn
+    assert all(f"M{edge} 0V{size}" in drawn for edge in edges)
+
+
+def test_the_pixels_are_drawn_without_loss() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    match = re.search(r'src="data:image/png;base64,([^"]+)"', views.pixels_html(pixels))
+    assert match is not None
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1])))), pixels)

@@ -1,0 +1,220 @@
+"""The page in a real browser: upload, examples, drawing and the slider, by pointer and by keyboard."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.inference import Analysis, Predictor
+from app.page import build_page, launch
+from app.screenshots import free_port
+from tests.app.models import DIGITS, PETS, page_model
+
+pytestmark = pytest.mark.browser
+
+
+class Counting(Predictor):
+    """A real predictor that counts its runs and says chosen things: sure of a 7, and more so at every exit."""
+
+    runs = 0
+    confidences = (0.5, 0.7, 0.9)
+
+    def analyse(self, image_bytes: bytes) -> Analysis:
+        self.runs += 1
+        pixels = super().analyse(image_bytes).pixels
+        return Analysis([[c if digit == 7 else (1 - c) / 9 for digit in range(10)] for c in self.confidences], pixels)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Counting:
+    return Counting(page_model((7, 10, 14), DIGITS, (0.6, 0.6), image_size=112), "digits")
+
+
+@pytest.fixture(scope="module")
+def address(predictor: Counting) -> Iterator[str]:
+    pets = Predictor(page_model((2, 3, 4, 7), PETS), "pets")
+    pets.warm_up()
+    page = build_page([predictor, pets])
+    yield launch(page, "127.0.0.1", free_port())
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Any]:
+    """The page, open; fails afterwards if the console had errors or anything was asked of another machine."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.set_default_timeout(PATIENCE)
+    errors: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    elsewhere: list[str] = []
+    tab.on(
+        "request",
+        lambda request: None if request.url.startswith((address, "data:", "blob:")) else elsewhere.append(request.url),
+    )
+    tab.goto(address)
+    tab.wait_for_selector("[data-testid=station-1]")
+    yield tab
+    tab.close()
+    assert errors == []
+    assert elsewhere == []
+
+
+PATIENCE = 60_000  # milliseconds, for machines that do much else at the same time
+
+
+def expect_exit(tab: Any, number: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(tab.get_by_test_id("exit")).to_have_text(f"exit {number} of 3")
+    states = ["passed"] * (number - 1) + ["fired"] + ["skipped"] * (3 - number)
+    for station, state in enumerate(states, 1):
+        expect(tab.get_by_test_id(f"station-{station}")).to_have_attribute("data-state", state)
+
+
+def spent(tab: Any) -> float:
+    return float(tab.get_by_test_id("gflops").inner_text().split()[0])
+
+
+def expect_runs(predictor: Counting, tab: Any, count: int) -> None:
+    tab.wait_for_timeout(300)  # time for a run too many to show itself
+    assert predictor.runs == count
+
+
+def noise(path: Path, seed: int = 0) -> Path:
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (90, 140, 3), np.uint8)).save(path)
+    return path
+
+
+def test_the_slider_by_keyboard_and_pointer(tab: Any, predictor: Counting) -> None:
+    from playwright.sync_api import expect
+
+    before = predictor.runs
+    expect_exit(tab, 2)  # the first example, at the card's 0.6
+    reading = tab.get_by_test_id("reading")
+    expect(reading).to_have_text("0.60")
+    at_two = spent(tab)
+
+    slider = tab.locator("#threshold input[type=range]")
+    slider.focus()
+    slider.press("Home")
+    expect_exit(tab, 1)
+    expect(reading).to_have_text("0.00")
+    at_one = spent(tab)
+    slider.press("End")
+    expect_exit(tab, 3)
+    expect(reading).to_have_text("never early")
+    expect(tab.get_by_test_id("share")).to_have_text("100%")
+    at_three = spent(tab)
+    assert at_one < at_two < at_three
+    for _ in range(5):
+        slider.press("ArrowLeft")
+    expect(reading).to_have_text("0.96")
+
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    tab.mouse.move(box["x"] + box["width"] - 4, middle)
+    tab.mouse.down()
+    for share in np.linspace(0.95, 0.3, 14):
+        tab.mouse.move(box["x"] + box["width"] * share, middle)
+    tab.mouse.up()
+    expect_exit(tab, 1)
+    grid = tab.locator("#seen-grid svg")
+    expect(grid).to_have_attribute("aria-label", "Token grid of exit 1: 7×7 = 49 tokens")
+
+    tab.get_by_role("button", name="Use the model's own").click()
+    expect_exit(tab, 2)
+    expect(reading).to_have_text("0.60")
+    assert float(slider.input_value()) == 0.6
+    assert predictor.runs == before
+
+
+def test_uploads_good_and_bad(tab: Any, predictor: Counting, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    before = predictor.runs
+    pixels = tab.locator("#seen-pixels img")
+    first_seen = pixels.get_attribute("src")
+    file_input = tab.locator("#upload input[type=file]")
+    file_input.set_input_files(noise(tmp_path / "noise.png"))
+    expect(pixels).not_to_have_attribute("src", first_seen)
+    expect_exit(tab, 2)
+    expect_runs(predictor, tab, before + 1)
+
+    (tmp_path / "words.png").write_text("not an image")
+    tab.get_by_label("Remove Image").click()
+    tab.locator("#upload input[type=file]").set_input_files(tmp_path / "words.png")
+    expect(tab.get_by_role("alert")).to_contain_text("words.png")
+    expect(tab.get_by_test_id("exit")).to_have_count(0)
+
+    tab.locator("#upload input[type=file]").set_input_files(noise(tmp_path / "other.png", seed=1))
+    expect_exit(tab, 2)
+    expect_runs(predictor, tab, before + 2)
+
+
+def test_examples_by_keyboard(tab: Any, predictor: Counting) -> None:
+    from playwright.sync_api import expect
+
+    before = predictor.runs
+    buttons = tab.locator("#examples button")
+    expect(buttons).to_have_count(6)
+    buttons.nth(4).focus()
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#seen-pixels img")).to_have_attribute("src", buttons.nth(4).locator("img").get_attribute("src"))
+    expect_exit(tab, 2)
+    expect_runs(predictor, tab, before + 1)
+
+
+def test_drawing(tab: Any, predictor: Counting) -> None:
+    from playwright.sync_api import expect
+
+    before = predictor.runs
+    pixels = tab.locator("#seen-pixels img")
+    first_seen = pixels.get_attribute("src")
+    tab.get_by_role("tab", name="Draw").click()
+    box = tab.locator("#pad canvas").bounding_box()
+    tab.mouse.move(box["x"] + 60, box["y"] + 50)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 170, box["y"] + 50, steps=5)
+    tab.mouse.move(box["x"] + 100, box["y"] + 200, steps=5)
+    tab.mouse.up()
+    expect(pixels).not_to_have_attribute("src", first_seen)
+    expect(tab.get_by_test_id("label")).to_have_text("7")
+    expect_runs(predictor, tab, before + 1)
+    tab.get_by_role("button", name="Clear").click()
+    expect(tab.locator("#answer")).to_contain_text("Give it an image")
+
+
+def test_another_model_looks_at_the_same_image(tab: Any) -> None:
+    from playwright.sync_api import expect
+
+    pixels = tab.locator("#seen-pixels img")
+    first_seen = pixels.get_attribute("src")
+    tab.get_by_role("radio", name="pets").check()
+    expect(pixels).not_to_have_attribute("src", first_seen)  # the same scene at 28 pixels instead of 112
+    expect(tab.get_by_test_id("exit")).to_have_text("exit 4 of 4")
+    expect(tab.get_by_test_id("reading")).to_have_text("never early")
+    expect(tab.locator(".dvt-station")).to_have_count(4)
+    expect(tab.locator("#about")).to_contain_text("cat, dog")
+    expect(tab.get_by_role("tab", name="Draw")).to_be_hidden()
+    expect(tab.locator("#examples")).to_be_hidden()
+    tab.locator("#threshold input[type=range]").focus()
+    tab.keyboard.press("Home")
+    expect(tab.get_by_test_id("exit")).to_have_text("exit 1 of 4")
+    tab.get_by_role("radio", name="digits").check()
+    expect_exit(tab, 2)
+    expect(tab.get_by_role("tab", name="Draw")).to_be_visible()
+    expect(tab.locator("#examples button")).to_have_count(6)
+
+
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_no_sideways_scrolling(tab: Any, width: int) -> None:
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
