@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Loads the models, starts the page, prints its address, and serves until interrupted."""
     options = parse(argv)
     check_free(options.host, options.port)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print("Loading the model ...", flush=True)
 
     from app.inference import load_all
@@ -85,8 +87,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         fail(f"cannot listen on {options.host}:{options.port}: {error}")
     print(f"The page is at {address.rstrip('/')} (stop it with Ctrl-C)", flush=True)
-    page.block_thread()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not break the closing
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # before the page was up
+        raise SystemExit(130) from None

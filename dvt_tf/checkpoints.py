@@ -166,6 +166,8 @@ def save(model: DynamicVisionTransformer, folder: Path) -> None:
         safetensors.numpy.save_file(state_of(model), temporary / WEIGHTS_FILE, metadata={"format": "dvt_tf"})
         (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone; models are copied, shared and served
         if folder.is_dir():
             _replace_folder(folder, temporary)
         else:
