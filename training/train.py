@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf import DynamicVisionTransformer, datasets, digits
+from dvt_tf.checkpoints import assign_state, state_of
 from dvt_tf.evaluation import exit_results, summary
 from dvt_tf.preprocessing import normalise
 from dvt_tf.thresholds import cheapest_within
@@ -38,6 +39,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recipe", required=True, help="name under training/recipes, or a .toml file")
     parser.add_argument("--data", default="digits", help="what to train on: digits")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run: state, history.csv and the model")
+    parser.add_argument(
+        "--start-from", default="", metavar="DIR|PRESET", help="begin with this model's weights, not with fresh ones"
+    )
     parser.add_argument(
         "--strategy", default="auto", choices=STRATEGIES, help="auto: all GPUs there are, else one device"
     )
@@ -63,12 +67,14 @@ def train(
     strategy_name: str = "auto",
     resume: bool = False,
     stop_after: int | None = None,
+    start_from: str = "",
 ) -> DynamicVisionTransformer:
     """Runs a recipe, or goes on with it, and saves the shadow weights as a model folder at `out`/model.
 
     Args:
         recipe: what to do. data: `"digits"`. out: the run's folder.
         strategy_name: one of `STRATEGIES`. resume: whether to go on from `out`.
+        start_from: a model folder or preset whose weights to begin with; "" for fresh ones.
         stop_after: leave after that many epochs of this call, as if interrupted.
 
     Raises:
@@ -96,6 +102,7 @@ def train(
         trainer.build()
         optimizer = make_optimizer(recipe, trainer)
         compile_trainer(trainer, optimizer, recipe)
+    started_from = start_weights(cascade, start_from) if start_from else {}
     epoch, start = 0, None
     if state_path.exists():
         epoch, start = load_state(state_path, trainer, optimizer, described)
@@ -119,7 +126,7 @@ def train(
             ],
         )
     with shadow.swapped():
-        cascade.card = {**cascade.card, "provenance": provenance(recipe, data)}
+        cascade.card = {**cascade.card, "provenance": {**provenance(recipe, data), **started_from}}
         cascade.save_to_preset(out / "model")
     # Read back in float32, as it will be used: thresholds chosen at the training precision would be slightly off.
     finished = DynamicVisionTransformer.from_preset(out / "model")
@@ -127,6 +134,17 @@ def train(
         choose_thresholds(finished, data)
         finished.save_to_preset(out / "model")
     return finished
+
+
+def start_weights(cascade: DynamicVisionTransformer, start_from: str) -> dict[str, Any]:
+    """Gives the cascade the weights of a model of the same architecture -> what the card then says of its origin.
+
+    Raises:
+        ValueError: no such model, or its weights do not fit.
+    """
+    origin = DynamicVisionTransformer.from_preset(start_from)
+    assign_state(cascade, state_of(origin), f"--start-from {start_from}")
+    return {"started_from": origin.card["provenance"]}
 
 
 def choose_thresholds(model: DynamicVisionTransformer, data: str) -> None:
@@ -171,7 +189,8 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         recipe = load_recipe(arguments.recipe, arguments.smoke)
-        train(recipe, arguments.data, arguments.out, arguments.strategy, arguments.resume)
+        start_from = arguments.start_from
+        train(recipe, arguments.data, arguments.out, arguments.strategy, arguments.resume, start_from=start_from)
     except (ValueError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2

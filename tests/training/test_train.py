@@ -103,6 +103,17 @@ def test_two_replicas_learn_what_one_does(tmp_path: Path) -> None:
             np.testing.assert_allclose(value, one[name], atol=1e-4, err_msg=name)
 
 
+def test_a_run_can_start_from_a_model(whole_run: tuple[Path, DynamicVisionTransformer], tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, images=16, learning_rate=1e-6, final_learning_rate=1e-7)
+    origin = str(whole_run[0] / "model")
+    further = train(recipe, "digits", tmp_path / "further", strategy_name="one", start_from=origin)
+    for name, value in state_of(further).items():  # at this learning rate almost nothing has changed
+        np.testing.assert_allclose(value, state_of(whole_run[1])[name], atol=1e-4, err_msg=name)
+    assert further.card["provenance"]["started_from"]["recipe"]["images"] == RECIPE.images
+    with pytest.raises(ValueError, match="does not fit"):
+        train(dataclasses.replace(recipe, overrides={}), "digits", tmp_path / "other", start_from=origin)
+
+
 def test_an_existing_run_is_not_overwritten_and_another_recipe_is_refused(
     whole_run: tuple[Path, DynamicVisionTransformer],
 ) -> None:
