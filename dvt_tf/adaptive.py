@@ -7,7 +7,6 @@ pads the gathered rows back to the full batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +175,3 @@ class _Stage:
                 normalised=tf.zeros((0, length, c.dim)),
             )
         )
-
-
-def confidences_and_predictions(outputs: Mapping[str, tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Of a full cascade's logits {"exit_k": (B, C)}: confidences (B, K) float32 and predicted classes (B, K) int32."""
-    probabilities = [tf.nn.softmax(outputs[f"exit_{k + 1}"]).numpy() for k in range(len(outputs))]
-    return (
-        np.stack([p.max(-1) for p in probabilities], 1).astype(np.float32),
-        np.stack([p.argmax(-1) for p in probabilities], 1).astype(np.int32),
-    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights
@@ -56,3 +58,12 @@ def small_cascade(seed: int = 0, head: float = 2.0, dtype: Any = None, **fields:
 def random_images(count: int, size: int = 28, seed: int = 0) -> np.ndarray:
     """(count, size, size, 3) float32, standard normal."""
     return np.random.default_rng(seed).standard_normal((count, size, size, 3)).astype(np.float32)
+
+
+def confidences_and_predictions(outputs: Mapping[str, tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Of a full cascade's logits {"exit_k": (B, C)}: confidences (B, K) float32 and predicted classes (B, K) int32."""
+    probabilities = [tf.nn.softmax(outputs[f"exit_{k + 1}"]).numpy() for k in range(len(outputs))]
+    return (
+        np.stack([p.max(-1) for p in probabilities], 1).astype(np.float32),
+        np.stack([p.argmax(-1) for p in probabilities], 1).astype(np.int32),
+    )

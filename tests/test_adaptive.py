@@ -10,12 +10,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvt_tf.adaptive import AdaptiveClassifier, confidences_and_predictions
+from dvt_tf.adaptive import AdaptiveClassifier
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
 from dvt_tf.exit_rule import NEVER, route
 from dvt_tf.vision_transformer import VisionTransformer
-from tests.cascades import random_images, small_cascade
+from tests.cascades import confidences_and_predictions, random_images, small_cascade
 
 
 class Case(NamedTuple):

@@ -31,9 +31,4 @@ class DropPath(keras.layers.Layer):
         return branch * tf.cast(tf.cast(draws < keep, tf.float32) / keep, branch.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return {**_base_config(super().get_config()), "rate": self.rate}
-
-
-def _base_config(config: dict[str, Any]) -> dict[str, Any]:
-    config.pop("autocast", None)
-    return config
+        return {**super().get_config(), "rate": self.rate}
