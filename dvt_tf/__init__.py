@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dvt_tf.adaptive import AdaptiveClassifier
     from dvt_tf.cascade import DynamicVisionTransformer
-    from dvt_tf.checkpoints import load_published_weights
     from dvt_tf.cost import count_macs, count_parameters
     from dvt_tf.preprocessing import preprocess
     from dvt_tf.presets import CascadeConfig
+    from dvt_tf.published import load_published_weights
 
 __all__ = [
     "AdaptiveClassifier",
@@ -30,7 +30,7 @@ _MODULES = {
     "DynamicVisionTransformer": "cascade",
     "count_macs": "cost",
     "count_parameters": "cost",
-    "load_published_weights": "checkpoints",
+    "load_published_weights": "published",
     "preprocess": "preprocessing",
 }
 

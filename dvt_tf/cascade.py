@@ -26,7 +26,7 @@ class DynamicVisionTransformer(keras.Model):
     Args:
         config: the architecture, a `CascadeConfig` or its dictionary.
         card: what goes with the weights (class names, preprocessing, thresholds, provenance); see `default_card`.
-        seed: the run's seed, from which stochastic depth is drawn together with the optimizer's step.
+        seed: the run's seed, from which stochastic depth and dropout are drawn together with the optimizer's step.
 
     Call: images (B, S, S, 3) float32, already normalised -> {"exit_1": (B, classes), "exit_2": ...} float32 logits.
     """
@@ -89,7 +89,8 @@ class DynamicVisionTransformer(keras.Model):
     ) -> list[TransformerOutputs]:
         """Everything that every Transformer computes, upstream first, for those who need more than the logits.
 
-        `seed` (2,) int32 draws stochastic depth in training; by default it comes from the run's seed and the step.
+        `seed` (2,) int32 draws stochastic depth and dropout in training; by default it comes from the run's seed and
+        the step.
         """
         size = self.config.image_size
         if images.shape.rank != 4 or images.shape[1:] != (size, size, 3):
@@ -97,15 +98,15 @@ class DynamicVisionTransformer(keras.Model):
         images = tf.cast(images, tf.float32)
         if not training:
             seed = None
-        elif seed is None and self.config.drop_path_rate:
-            seed = self.drop_path_seed()
+        elif seed is None and self.config.is_stochastic:
+            seed = self.step_seed()
         outputs: list[TransformerOutputs] = []
         for i, transformer in enumerate(self.transformers):
             own_seed = None if seed is None else tf.random.experimental.stateless_fold_in(seed, i)
             outputs.append(transformer(images, upstream=outputs[-1] if outputs else None, seed=own_seed))
         return outputs
 
-    def drop_path_seed(self, optimizer: keras.optimizers.Optimizer | None = None) -> tf.Tensor:
+    def step_seed(self, optimizer: keras.optimizers.Optimizer | None = None) -> tf.Tensor:
         """(2,) int32: the run's seed, and the optimizer's step with the replica folded in."""
         optimizer = optimizer or getattr(self, "optimizer", None)
         step = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int32) if optimizer is not None else 0

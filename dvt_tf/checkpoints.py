@@ -1,10 +1,9 @@
-"""Model folders (safetensors and a JSON card), and the published PyTorch weights read into a cascade."""
+"""Model folders: safetensors and a JSON card, written whole or not at all; and the weights of a model by name."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import safetensors.numpy
 from tensorflow import keras
 
 from dvt_tf.exit_rule import check_thresholds
-from dvt_tf.presets import CascadeConfig, blocks_of
+from dvt_tf.presets import CascadeConfig
 
 if TYPE_CHECKING:
     from dvt_tf.cascade import DynamicVisionTransformer
@@ -26,9 +25,6 @@ FORMAT_VERSION = 1
 CARD_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 PREPROCESSING_KEYS = ("image_size", "resize_short_side", "interpolation", "mean", "std")
-
-# The published names of the Transformers, coarsest first.
-PUBLISHED_TRANSFORMERS = ("less_less_token", "less_token", "normal_token")
 
 
 def named_weights(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,12 +62,17 @@ def assign_state(model: keras.Model, state: Mapping[str, np.ndarray], source: st
         ValueError: a name is missing or too many or a shape differs; the message names `source` and the first ones.
     """
     weights = dict(named_weights(model))
-    _check_state({name: tuple(weight.shape) for name, weight in weights.items()}, state, source)
+    check_state({name: tuple(weight.shape) for name, weight in weights.items()}, state, source)
     for name, weight in weights.items():
         weight.assign(np.asarray(state[name], np.float32))
 
 
-def _check_state(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], source: str) -> None:
+def check_state(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], source: str) -> None:
+    """Checks arrays by name against the shapes that are expected, strictly, and that all their values are finite.
+
+    Raises:
+        ValueError: a name is missing or too many, a shape differs, or a value is infinite or not a number.
+    """
     faults = []
     missing = [name for name in expected if name not in state]
     extra = [name for name in state if name not in expected]
@@ -190,77 +191,3 @@ def _replace_folder(folder: Path, new: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old)
-
-
-def load_published_weights(model: DynamicVisionTransformer, state: Mapping[str, np.ndarray]) -> None:
-    """Loads weights under the names and in the layouts of the published PyTorch code.
-
-    Args:
-        model: a cascade of the same architecture (names stand for Transformers coarsest first).
-        state: published name -> array; Linear (out, in), convolution (out, in, height, width).
-
-    Raises:
-        ValueError: names or shapes differ from what this cascade needs; nothing is loaded then.
-    """
-    if model.num_exits > len(PUBLISHED_TRANSFORMERS):
-        raise ValueError(
-            f"published weights have at most {len(PUBLISHED_TRANSFORMERS)} exits and this cascade has {model.num_exits}"
-        )
-    model.build()
-    names = {name: published_name(name, model.config) for name, _ in named_weights(model)}
-    expected = {names[name]: _published_shape(name, tuple(weight.shape)) for name, weight in named_weights(model)}
-    _check_state(expected, state, "the published state")
-    for name, weight in named_weights(model):
-        weight.assign(_from_published(name, np.asarray(state[names[name]], np.float32)).reshape(tuple(weight.shape)))
-
-
-_PUBLISHED_PARTS = (
-    (r"embedding\.kernel$", "patch_embed.proj.weight"),
-    (r"embedding\.bias$", "patch_embed.proj.bias"),
-    (r"position\.class_token$", "cls_token"),
-    (r"position\.positions$", "pos_embed"),
-    (r"feature_reuse\.(\d+)\.norm\.", r"blocks.\1.feature_resuse_mlp.0."),
-    (r"feature_reuse\.(\d+)\.mlp\.", r"blocks.\1.feature_resuse_mlp.1."),
-    (r"relationship_reuse\.kernel1$", "relation_reuse_conv.0.weight"),
-    (r"relationship_reuse\.bias1$", "relation_reuse_conv.0.bias"),
-    (r"relationship_reuse\.kernel2$", "relation_reuse_conv.2.weight"),
-    (r"relationship_reuse\.bias2$", "relation_reuse_conv.2.bias"),
-    (r"attention\.qkv\.", "attn.qkv."),
-    (r"attention\.projection\.", "attn.proj."),
-    (r"\.kernel$", ".weight"),
-    (r"\.gamma$", ".weight"),
-    (r"\.beta$", ".bias"),
-)
-
-
-def published_name(name: str, config: CascadeConfig) -> str:
-    """The published code's name for one of our weights."""
-    reuse = re.search(r"feature_reuse\.(\d+)\.", name)
-    if reuse:
-        # Ours are numbered among themselves, the published ones by the block they belong to.
-        block = blocks_of(config.feature_reuse, config.depth)[int(reuse[1])]
-        name = name.replace(reuse[0], f"feature_reuse.{block}.")
-    for pattern, replacement in _PUBLISHED_PARTS:
-        name = re.sub(pattern, replacement, name)
-    _, index, rest = name.split(".", 2)
-    return f"{PUBLISHED_TRANSFORMERS[int(index)]}.{rest}"
-
-
-def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if name.endswith("embedding.kernel"):
-        return (shape[3], shape[2], shape[0], shape[1])
-    if "relationship_reuse.kernel" in name:
-        return (*shape, 1, 1)
-    if "relationship_reuse.bias" in name:
-        return shape[:1]
-    if name.endswith(".kernel"):
-        return shape[::-1]
-    return shape
-
-
-def _from_published(name: str, array: np.ndarray) -> np.ndarray:
-    if name.endswith("embedding.kernel"):
-        return array.transpose(2, 3, 1, 0)  # (out, in, h, w) -> (h, w, in, out)
-    if name.endswith(".kernel"):
-        return array.T
-    return array

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dvt_tf.layers.patch_embedding import patch_geometry
-from dvt_tf.presets import CascadeConfig, blocks_of
+from dvt_tf.layers.tokens_to_token import soft_split_sides
+from dvt_tf.presets import CascadeConfig, blocks_of, tokens_to_token_splits
 
 PARTS = ("embedding", "attention", "mlp", "feature_reuse", "relationship_reuse", "head")
 
@@ -25,13 +26,12 @@ def itemise_macs(config: CascadeConfig) -> list[dict[str, int]]:
     c, items = config, []
     for k, grid in enumerate(c.token_grids):
         length, hidden = 1 + grid**2, c.mlp_dim
-        kernel, _ = patch_geometry(c.image_size, grid)
         feature_blocks = len(blocks_of(c.feature_reuse, c.depth)) if k else 0
         relation_blocks = len(blocks_of(c.relationship_reuse, c.depth)) if k else 0
         attention = length * c.dim * 4 * c.dim + 2 * length**2 * c.dim + 5 * length * c.dim
         mlp = 2 * length * c.dim * hidden + 5 * length * c.dim
         item = {
-            "embedding": grid**2 * kernel**2 * 3 * c.dim,
+            "embedding": _embedding(c, grid),
             "attention": c.depth * attention,
             "mlp": c.depth * mlp,
             "feature_reuse": 0,
@@ -45,6 +45,44 @@ def itemise_macs(config: CascadeConfig) -> list[dict[str, int]]:
                 item["relationship_reuse"] = _relationship_reuse(c, source, grid, relation_blocks)
         items.append(item)
     return items
+
+
+def _embedding(c: CascadeConfig, grid: int) -> int:
+    if c.embedding == "patch":
+        kernel, _ = patch_geometry(c.image_size, grid)
+        return grid**2 * kernel**2 * 3 * c.dim
+    total, dim, random = 0, c.performer_dim, c.performer_features
+    for width, patches in _performers(c, grid):
+        norms = 5 * patches * (width + dim)
+        linear = patches * dim * (3 * width + dim + 2 * dim)  # keys, queries and values; projection; MLP
+        features = 2 * patches * random * dim  # of the keys and of the queries
+        attended = patches * random * (2 * dim + 1)  # with the values, then back to the queries, and the divisor
+        total += norms + linear + features + attended
+    return total + grid**2 * _projected_width(c, grid) * c.dim
+
+
+def _performers(c: CascadeConfig, grid: int) -> list[tuple[int, int]]:
+    """Of each performer of tokens-to-token, the width of the patches that enter it and their number."""
+    first, second, _ = tokens_to_token_splits(c.image_size, grid)
+    sides = soft_split_sides(c.image_size, (first, second))
+    return [(3 * first[0] ** 2, sides[0] ** 2), (c.performer_dim * second[0] ** 2, sides[1] ** 2)]
+
+
+def _projected_width(c: CascadeConfig, grid: int) -> int:
+    """Width of the last soft split's patches."""
+    return c.performer_dim * tokens_to_token_splits(c.image_size, grid)[-1][0] ** 2
+
+
+def _embedding_parameters(c: CascadeConfig, grid: int) -> int:
+    if c.embedding == "patch":
+        kernel, _ = patch_geometry(c.image_size, grid)
+        return kernel**2 * 3 * c.dim + c.dim
+    dim = c.performer_dim
+    total = _projected_width(c, grid) * c.dim + c.dim
+    for width, _ in _performers(c, grid):
+        total += 2 * (width + dim) + c.performer_features * dim  # norms, random features
+        total += (width + 1) * 3 * dim + 3 * (dim + 1) * dim  # keys, queries and values; projection and MLP
+    return total
 
 
 def _feature_reuse(c: CascadeConfig, source: int, target: int) -> int:
@@ -84,10 +122,9 @@ def count_parameters(config: CascadeConfig) -> int:
     """Weights of the whole cascade, trainable or stored."""
     c, total = config, 0
     for k, grid in enumerate(c.token_grids):
-        kernel, _ = patch_geometry(c.image_size, grid)
         feature_blocks = len(blocks_of(c.feature_reuse, c.depth)) if k else 0
         relation_blocks = len(blocks_of(c.relationship_reuse, c.depth)) if k else 0
-        total += kernel**2 * 3 * c.dim + c.dim + c.dim  # projection, class token
+        total += _embedding_parameters(c, grid) + c.dim  # and the class token
         total += (1 + grid**2) * c.dim if c.position_embedding == "learned" else 0
         attention = 3 * c.dim * c.dim + (3 * c.dim if c.qkv_bias else 0) + c.dim * c.dim + c.dim
         mlp = 2 * c.dim * c.mlp_dim + c.mlp_dim + c.dim

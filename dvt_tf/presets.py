@@ -1,7 +1,8 @@
 """What a cascade is made of: the frozen dataclasses that describe one, and the named ones.
 
 A preset is data: a new size is a new entry here and no new code. Widths and depths follow Wang et al.,
-"Not All Images are Worth 16x16 Words", NeurIPS 2021 (arXiv 2105.15075), section 4, and DeiT (arXiv 2012.12877).
+"Not All Images are Worth 16x16 Words", NeurIPS 2021 (arXiv 2105.15075), section 4, DeiT (arXiv 2012.12877) and T2T-ViT
+(arXiv 2101.11986).
 """
 
 from __future__ import annotations
@@ -13,9 +14,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 REUSE_CHOICES = ("none", "shallow", "deep", "all")
-EMBEDDINGS = ("patch",)
+EMBEDDINGS = ("patch", "tokens_to_token")
 POSITION_EMBEDDINGS = ("learned", "sinusoid")
 POSITION_INITS = ("normal", "sinusoid_2d")
+
+# First soft split of tokens-to-token for (image size, tokens a side): kernel, stride and padding in pixels. Those of
+# 224 pixels are the published ones; 112 has the same overlaps at half the size, 28 is for the smallest of images.
+FIRST_SOFT_SPLITS: dict[tuple[int, int], tuple[int, int, int]] = {
+    (224, 7): (14, 8, 3),
+    (224, 10): (11, 6, 5),
+    (224, 14): (7, 4, 2),
+    (112, 7): (7, 4, 2),
+    (112, 10): (5, 3, 2),
+    (112, 14): (3, 2, 1),
+    (28, 2): (7, 4, 2),
+    (28, 3): (5, 3, 2),
+    (28, 4): (3, 2, 1),
+}
+LATER_SOFT_SPLIT = (3, 2, 1)
+
+
+def tokens_to_token_splits(image_size: int, grid: int) -> tuple[tuple[int, int, int], ...]:
+    """Kernel, stride and padding of the three soft splits that make grid x grid tokens of an image.
+
+    Raises:
+        ValueError: none are known for this pair; the message lists the ones that are.
+    """
+    if (image_size, grid) not in FIRST_SOFT_SPLITS:
+        known = ", ".join(f"{size} pixels to {tokens}" for size, tokens in FIRST_SOFT_SPLITS)
+        raise ValueError(
+            f"token_grids: tokens-to-token has no soft split from {image_size} pixels to {grid} tokens a side; "
+            f"it has {known}"
+        )
+    return (FIRST_SOFT_SPLITS[image_size, grid], LATER_SOFT_SPLIT, LATER_SOFT_SPLIT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +57,8 @@ class CascadeConfig:
         image_size: side of the square input image, in pixels.
         token_grids: tokens per side of each Transformer, strictly increasing; one grid makes a static baseline.
         num_classes: width of every head.
-        embedding: how an image becomes tokens; `"patch"` is DeiT's strided convolution.
+        embedding: how an image becomes tokens; `"patch"` is DeiT's strided convolution, `"tokens_to_token"` T2T-ViT's
+            soft splits and performers.
         dim: width of the tokens.
         depth: blocks per Transformer.
         num_heads: attention heads per block; divides `dim`.
@@ -35,6 +67,9 @@ class CascadeConfig:
         norm_epsilon: epsilon of every LayerNorm of the Transformers.
         position_embedding: `"learned"`, or `"sinusoid"` for the fixed table.
         position_init: where a learned position embedding starts: `"normal"` (deviation 0.02) or `"sinusoid_2d"`.
+        performer_dim: width of a performer of tokens-to-token (64 in T2T-ViT); without meaning for patches.
+        performer_features: random features of a performer (32 in T2T-ViT).
+        performer_dropout_rate: dropout inside a performer, in training.
         feature_reuse: which downstream blocks reuse the upstream's features: none, shallow, deep or all.
         relationship_reuse: which downstream blocks add the upstream's mixed attention logits.
         relationship_source: which upstream blocks give their attention logits.
@@ -58,6 +93,9 @@ class CascadeConfig:
     norm_epsilon: float = 1e-6
     position_embedding: str = "learned"
     position_init: str = "normal"
+    performer_dim: int = 64
+    performer_features: int = 32
+    performer_dropout_rate: float = 0.1
     feature_reuse: str = "all"
     relationship_reuse: str = "all"
     relationship_source: str = "all"
@@ -69,9 +107,10 @@ class CascadeConfig:
         if isinstance(self.token_grids, str) or not isinstance(self.token_grids, Sequence):
             raise ValueError(f"token_grids must be a list of whole numbers, not {self.token_grids!r}")
         object.__setattr__(self, "token_grids", tuple(self.token_grids))
-        for field in ("image_size", "num_classes", "dim", "depth", "num_heads", "feature_reuse_hidden"):
+        for field in ("image_size", "num_classes", "dim", "depth", "num_heads", "performer_dim", "performer_features"):
             _check_whole(field, getattr(self, field))
-        _check_whole("feature_reuse_dim", self.feature_reuse_dim)
+        for field in ("feature_reuse_hidden", "feature_reuse_dim"):
+            _check_whole(field, getattr(self, field))
         if not self.token_grids:
             raise ValueError("token_grids is empty; give at least one grid, for example [7, 10, 14]")
         for grid in self.token_grids:
@@ -96,8 +135,12 @@ class CascadeConfig:
         ):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, not {getattr(self, field)!r}")
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate!r}")
+        for field in ("drop_path_rate", "performer_dropout_rate"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f"{field} must be at least 0 and below 1, not {getattr(self, field)!r}")
+        if self.embedding == "tokens_to_token":
+            for grid in self.token_grids:
+                tokens_to_token_splits(self.image_size, grid)
         for field in ("mlp_ratio", "norm_epsilon"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be a finite number above 0, not {getattr(self, field)!r}")
@@ -118,6 +161,12 @@ class CascadeConfig:
     def mlp_dim(self) -> int:
         """Hidden width of a block's MLP."""
         return int(self.dim * self.mlp_ratio)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether training draws anything inside the model: stochastic depth, or dropout in the performers."""
+        performers_drop = self.embedding == "tokens_to_token" and self.performer_dropout_rate > 0
+        return self.drop_path_rate > 0 or performers_drop
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -182,12 +231,36 @@ IMAGENET_PREPROCESSING = {
     "std": [0.229, 0.224, 0.225],
 }
 
+_T2T_VIT_12 = CascadeConfig(
+    embedding="tokens_to_token",
+    dim=256,
+    depth=12,
+    num_heads=4,
+    mlp_ratio=2.0,
+    qkv_bias=False,
+    norm_epsilon=1e-5,
+    position_embedding="sinusoid",
+)
+_T2T_VIT_14 = dataclasses.replace(_T2T_VIT_12, dim=384, depth=14, num_heads=6, mlp_ratio=3.0)
+_DEIT_SMALL = CascadeConfig()
+
+
+def _imagenet(config: CascadeConfig, description: str) -> Preset:
+    return Preset(config=config, preprocessing=IMAGENET_PREPROCESSING, description=description)
+
+
+def _single(config: CascadeConfig) -> CascadeConfig:
+    """The static Transformer of the finest grid; `from_preset(..., token_grids=(7,))` makes one of another."""
+    return dataclasses.replace(config, token_grids=config.token_grids[-1:])
+
+
 PRESETS: dict[str, Preset] = {
-    "dvt_deit_small": Preset(
-        config=CascadeConfig(),
-        preprocessing=IMAGENET_PREPROCESSING,
-        description="DVT on DeiT-S, as published for ImageNet-1k",
-    ),
+    "dvt_t2t_vit_12": _imagenet(_T2T_VIT_12, "DVT on T2T-ViT-12, as published for ImageNet-1k"),
+    "dvt_t2t_vit_14": _imagenet(_T2T_VIT_14, "DVT on T2T-ViT-14, as published for ImageNet-1k"),
+    "dvt_deit_small": _imagenet(_DEIT_SMALL, "DVT on DeiT-S, as published for ImageNet-1k"),
+    "t2t_vit_12": _imagenet(_single(_T2T_VIT_12), "T2T-ViT-12 alone, a static baseline"),
+    "t2t_vit_14": _imagenet(_single(_T2T_VIT_14), "T2T-ViT-14 alone, a static baseline"),
+    "deit_small": _imagenet(_single(_DEIT_SMALL), "DeiT-S alone, a static baseline"),
     "dvt_tiny_digits": Preset(
         config=CascadeConfig(
             image_size=112,

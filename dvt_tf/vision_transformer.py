@@ -8,8 +8,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from dvt_tf.layers import FeatureReuse, PatchEmbedding, PositionEmbedding, RelationshipReuse, TransformerBlock
-from dvt_tf.presets import CascadeConfig, blocks_of
+from dvt_tf.layers import (
+    FeatureReuse,
+    PatchEmbedding,
+    PositionEmbedding,
+    RelationshipReuse,
+    TokensToToken,
+    TransformerBlock,
+)
+from dvt_tf.presets import CascadeConfig, blocks_of, tokens_to_token_splits
 
 
 class TransformerOutputs(NamedTuple):
@@ -35,7 +42,7 @@ class VisionTransformer(keras.layers.Layer):
         index: 0-based place in the cascade.
 
     Call: images (B, S, S, 3) float32; `upstream`, the outputs of Transformer index - 1 (None for the first);
-    `seed` (2,) int32 for stochastic depth, None for inference -> `TransformerOutputs`.
+    `seed` (2,) int32 for stochastic depth and dropout, None for inference -> `TransformerOutputs`.
     """
 
     def __init__(self, config: CascadeConfig | dict[str, Any], index: int, **kwargs: Any) -> None:
@@ -47,7 +54,20 @@ class VisionTransformer(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         c, policy = self.config, self.dtype_policy
-        self.embedding = PatchEmbedding(c.image_size, self.grid, c.dim, dtype=policy, name="embedding")
+        if c.embedding == "tokens_to_token":
+            self.embedding = TokensToToken(
+                c.image_size,
+                tokens_to_token_splits(c.image_size, self.grid),
+                c.dim,
+                c.performer_dim,
+                c.performer_features,
+                c.norm_epsilon,
+                c.performer_dropout_rate,
+                dtype=policy,
+                name="embedding",
+            )
+        else:
+            self.embedding = PatchEmbedding(c.image_size, self.grid, c.dim, dtype=policy, name="embedding")
         self.position = PositionEmbedding(
             self.grid, c.dim, c.position_embedding, c.position_init, dtype="float32", name="position"
         )
@@ -136,7 +156,7 @@ class VisionTransformer(keras.layers.Layer):
             if self.relationship_reuse is not None:
                 addends = self.relationship_reuse([upstream.relationships[i] for i in self._source_blocks])
                 relationships = dict(zip(self._relation_blocks, addends, strict=True))
-        entering = self.position(self.embedding(images))  # (B, 1 + g g, dim)
+        entering = self.position(self._embed(images, seed))  # (B, 1 + g g, dim)
         tokens, given = entering, []
         for i, block in enumerate(self.blocks):
             tokens, logits = block(
@@ -148,6 +168,13 @@ class VisionTransformer(keras.layers.Layer):
             given.append(logits)
         normalised = self.norm(tokens)
         return TransformerOutputs(self.head(normalised[:, 0]), tokens, given, entering, normalised)
+
+    def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """(B, S, S, 3) -> (B, g g, dim)."""
+        if seed is None or not isinstance(self.embedding, TokensToToken):
+            return self.embedding(images)
+        # The blocks take 0 to depth - 1.
+        return self.embedding(images, seed=tf.random.experimental.stateless_fold_in(seed, self.config.depth))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "config": self.config.to_dict(), "index": self.index}

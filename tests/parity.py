@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dvt_tf.layers.position_embedding import sinusoid_table
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
@@ -21,6 +23,8 @@ def load_fixture(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def make_parameter(name: str, shape: list[int], kind: str, seed: int) -> np.ndarray:
     """One entry of the published state, drawn from its name."""
+    if kind == "sinusoid":
+        return sinusoid_table(*shape[1:])[None]
     normal = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32).standard_normal(shape)
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
     made = {

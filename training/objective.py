@@ -46,7 +46,7 @@ class CascadeTrainer(keras.Model):
         self.built = True
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
-        seed = self.cascade.drop_path_seed(self.optimizer) if training else None
+        seed = self.cascade.step_seed(self.optimizer) if training else None
         runs = self.cascade.run(images, training=training, seed=seed)
         outputs = {f"exit_{i + 1}": run.logits for i, run in enumerate(runs)}
         for i, (head, run) in enumerate(zip(self.token_heads, runs, strict=False)):
