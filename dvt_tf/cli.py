@@ -114,13 +114,14 @@ def predict(
 
 @app.command()
 def presets(
+    macs: Annotated[bool, typer.Option("--macs", help="Also say what each part of each Transformer costs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """List the named cascades: size, token grids, cost per exit."""
     _start_tensorflow()
     from dvt_tf.cascade import PRETRAINED
     from dvt_tf.checkpoints import CARD_FILE
-    from dvt_tf.cost import count_macs, count_parameters
+    from dvt_tf.cost import count_macs, count_parameters, itemise_macs
     from dvt_tf.presets import PRESETS
 
     rows: list[dict[str, Any]] = [
@@ -130,12 +131,15 @@ def presets(
             "image_size": preset.config.image_size,
             "token_grids": list(preset.config.token_grids),
             "num_classes": preset.config.num_classes,
-            "gmacs": [macs / 1e9 for macs in count_macs(preset.config)],
+            "gmacs": [total / 1e9 for total in count_macs(preset.config)],
             "weights_bundled": (PRETRAINED / name / CARD_FILE).is_file(),
             "description": preset.description,
         }
         for name, preset in PRESETS.items()
     ]
+    if macs:
+        for row in rows:
+            row["macs"] = itemise_macs(PRESETS[row["name"]].config)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -151,6 +155,9 @@ def presets(
             Text(row["description"]),
         )
     _print_table(table, GFLOPS_NOTE)
+    if macs:
+        print()
+        _print_table(_macs_table(rows), "GFLOPs of each part; leaving at an exit costs its Transformer and all before.")
 
 
 @app.command()
@@ -316,6 +323,17 @@ def _prediction_table(predictions: list[dict[str, Any]], num_exits: int) -> Tabl
             f"{prediction['gmacs']:.3g}",
             f"{prediction['share_of_full_cost']:.0%}",
         )
+    return table
+
+
+def _macs_table(rows: list[dict[str, Any]]) -> Table:
+    """What each part of each Transformer costs, of the rows of `dvt presets --macs`."""
+    parts = list(rows[0]["macs"][0])
+    table = _table("preset", "exit", "tokens", *(f">{part.replace('_', ' ')}" for part in parts), ">to leave here")
+    for row in rows:
+        for k, (grid, items, total) in enumerate(zip(row["token_grids"], row["macs"], row["gmacs"], strict=True)):
+            each = [f"{items[part] / 1e9:.4f}" if items[part] else "-" for part in parts]
+            table.add_row(Text(row["name"] if not k else ""), f"{k + 1}", f"{grid}x{grid}", *each, f"{total:.4f}")
     return table
 
 

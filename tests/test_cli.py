@@ -217,6 +217,18 @@ def test_presets(run: Run) -> None:
     assert "multiply-adds" in out
 
 
+def test_presets_say_what_each_part_costs(run: Run) -> None:
+    status, out, _ = run("presets", "--macs", "--json")
+    assert status == 0
+    for row in json.loads(out):
+        assert len(row["macs"]) == len(row["token_grids"]) == len(row["gmacs"])
+        assert sum(sum(parts.values()) for parts in row["macs"]) / 1e9 == pytest.approx(row["gmacs"][-1])
+    status, out, _ = run("presets", "--macs")
+    assert status == 0
+    last = next(line for line in out.splitlines() if line.split()[:2] == ["3", "14x14"])  # of dvt_t2t_vit_12
+    assert last.split()[2:] == ["0.2903", "0.8612", "0.6227", "0.1072", "0.1524", "0.0005", "3.4964"]
+
+
 def test_help(run: Run) -> None:
     for arguments in ([], ["--help"], ["predict", "--help"], ["presets", "--help"]):
         status, out, err = run(*arguments)
