@@ -10,11 +10,21 @@ import tensorflow as tf
 
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights, state_of
-from dvt_tf.published import load_published_weights, published_weight
+from dvt_tf.layers.position_embedding import sinusoid_table
+from dvt_tf.published import PUBLISHED_TRANSFORMERS, load_published_weights, published_weight
 from tests.cascades import random_images, small_cascade, small_config
 
+T2T: dict[str, Any] = {
+    "embedding": "tokens_to_token",
+    "position_embedding": "sinusoid",
+    "performer_dim": 5,
+    "performer_features": 4,
+}
 
-def published_state(model: DynamicVisionTransformer) -> dict[str, np.ndarray]:
+
+def published_state(
+    model: DynamicVisionTransformer, transformers: tuple[str, ...] = PUBLISHED_TRANSFORMERS
+) -> dict[str, np.ndarray]:
     """Random arrays of the published names and layouts, from the layouts' own rules."""
     random = np.random.default_rng(7)
     state = {}
@@ -28,7 +38,12 @@ def published_state(model: DynamicVisionTransformer) -> dict[str, np.ndarray]:
             shape = shape[:1]
         elif name.endswith("kernel"):
             shape = shape[::-1]
-        state[published_weight(name, shape, model.config).name] = random.standard_normal(shape).astype(np.float32)
+        published = published_weight(name, shape, model.config, transformers).name
+        state[published] = random.standard_normal(shape).astype(np.float32)
+    if model.config.position_embedding == "sinusoid":
+        for transformer, grid in zip(transformers, model.config.token_grids, strict=False):
+            name = f"{transformer}.pos_embed" if transformer else "pos_embed"
+            state[name] = sinusoid_table(1 + grid**2, model.config.dim)[None]
     return state
 
 
@@ -113,3 +128,58 @@ def test_a_cascade_of_more_transformers_than_were_published_is_refused() -> None
     model = DynamicVisionTransformer(small_config(token_grids=(2, 3, 4, 5)))
     with pytest.raises(ValueError, match=r"Transformers|exits"):
         load_published_weights(model, {})
+
+
+def test_patches_of_tokens_to_token_are_reordered() -> None:
+    # Published patches run over channel, row, column; ours over row, column, channel.
+    model = small_cascade(token_grids=(2, 3), **T2T)
+    state = published_state(model)
+    load_published_weights(model, state)
+    first, second = model.transformers[1].embedding.performers
+    prefix = "less_token.tokens_to_token"
+    kernel = state[f"{prefix}.attention1.kqv.weight"].reshape(15, 3, 5, 5)  # (out, channel, row, column)
+    ours = first.kqv.kernel.numpy().reshape(5, 5, 3, 15)  # (row, column, channel, out)
+    assert ours[4, 1, 2, 7] == kernel[7, 2, 4, 1]
+    np.testing.assert_array_equal(ours, kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        second.norm1.beta.numpy().reshape(3, 3, 5),
+        state[f"{prefix}.attention2.norm1.bias"].reshape(5, 3, 3).transpose(1, 2, 0),
+    )
+    np.testing.assert_array_equal(
+        model.transformers[1].embedding.projection.kernel.numpy().reshape(3, 3, 5, 16),
+        state[f"{prefix}.project.weight"].reshape(16, 5, 3, 3).transpose(2, 3, 1, 0),
+    )
+    np.testing.assert_array_equal(second.features.frequencies.numpy(), state[f"{prefix}.attention2.w"])
+    np.testing.assert_array_equal(second.mlp.fc2.kernel.numpy(), state[f"{prefix}.attention2.mlp.2.weight"].T)
+    np.testing.assert_array_equal(first.norm2.gamma.numpy(), state[f"{prefix}.attention1.norm2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table[:, :-1], r"pos_embed is \(1, 9, 16\) and should be \(1, 10, 16\)"),
+        (lambda table: table + 1e-3, "less_token.pos_embed is not the fixed sinusoid table"),
+        (lambda table: np.concatenate([table[..., 0::2], table[..., 1::2]], -1), "not the fixed sinusoid table"),
+    ],
+)
+def test_a_position_table_that_is_not_the_fixed_one_is_refused(change: Any, message: str) -> None:
+    model = small_cascade(token_grids=(2, 3), **T2T)
+    state, before = published_state(model), state_of(model)
+    state["less_token.pos_embed"] = change(state["less_token.pos_embed"])
+    with pytest.raises(ValueError, match=message):
+        load_published_weights(model, state)
+    after = state_of(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("fields", [{}, T2T], ids=["patch", "tokens-to-token"])
+def test_a_transformer_published_alone_has_no_name_before_its_weights(fields: dict[str, Any]) -> None:
+    model = small_cascade(token_grids=(3,), **fields)
+    state = published_state(model, ("",))
+    assert "cls_token" in state
+    load_published_weights(model, state)
+    alone = model(random_images(2))["exit_1"].numpy()
+    # The same weights under the cascade's names are the same model.
+    again = small_cascade(seed=1, token_grids=(3,), **fields)
+    load_published_weights(again, {f"less_less_token.{name}": array for name, array in state.items()})
+    np.testing.assert_array_equal(again(random_images(2))["exit_1"].numpy(), alone)
