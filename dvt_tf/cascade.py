@@ -233,6 +233,8 @@ def preset_card(name: str, preset: Preset) -> dict[str, Any]:
     """The card of a preset before any training."""
     card = default_card(preset.config, preset.class_names)
     card.update(name=name, description=preset.description, preprocessing=copy.deepcopy(dict(preset.preprocessing)))
+    if preset.class_ids:
+        card["class_ids"] = list(preset.class_ids)
     return card
 
 
@@ -240,9 +242,11 @@ def _changed_card(card: dict[str, Any], config: CascadeConfig) -> dict[str, Any]
     card = copy.deepcopy(card)
     card["config"] = config.to_dict()
     card["provenance"], card["figures"] = {}, {}
+    card.pop("published", None)
     card["thresholds"] = {"values": [2.0] * (config.num_exits - 1), "method": "none", "data": ""}
     if len(card["class_names"]) != config.num_classes:
         card["class_names"] = [f"class_{i}" for i in range(config.num_classes)]
+        card.pop("class_ids", None)
     scale = config.image_size / card["preprocessing"]["image_size"]
     card["preprocessing"]["resize_short_side"] = round(card["preprocessing"]["resize_short_side"] * scale)
     card["preprocessing"]["image_size"] = config.image_size

@@ -132,6 +132,9 @@ def check_card(card: dict[str, Any]) -> None:
     config, names = CascadeConfig.from_dict(card["config"]), card["class_names"]
     if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
         raise ValueError(f"class_names must be {config.num_classes} strings, one per class")
+    ids = card.get("class_ids")
+    if ids is not None and (not isinstance(ids, list) or len({str(one) for one in ids}) != len(names)):
+        raise ValueError(f"class_ids must be {len(names)} different strings, one per class, or not be there")
     missing = [key for key in PREPROCESSING_KEYS if key not in card["preprocessing"]]
     if missing:
         raise ValueError(f"preprocessing lacks {', '.join(missing)}")

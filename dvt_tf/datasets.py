@@ -176,8 +176,11 @@ def _check_split(split: str, spec: str) -> None:
 
 
 def _check_classes(found: Sequence[str], card: Mapping[str, Any], where: str) -> dict[str, int]:
-    """Class name -> label; the card has the say, and the data must have the same names."""
+    """What the data calls a class -> label; the card has the say, and the data must have the same names, or its ids."""
     wanted = list(card["class_names"])
+    ids = list(card.get("class_ids") or ())
+    if len(set(ids) & set(found)) > len(set(wanted) & set(found)):
+        wanted = ids
     missing = sorted(set(wanted) - set(found))
     extra = sorted(set(found) - set(wanted))
     if missing or extra:

@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dvt_tf.class_names import imagenet_1k, imagenet_1k_synsets
+
 REUSE_CHOICES = ("none", "shallow", "deep", "all")
 EMBEDDINGS = ("patch", "tokens_to_token")
 POSITION_EMBEDDINGS = ("learned", "sinusoid")
@@ -213,6 +215,7 @@ class Preset:
             `mean` and `std` (of pixels scaled to [0, 1]).
         description: one line for `dvt presets`.
         class_names: one name per class; empty where the names come with the weights.
+        class_ids: what folders of the data call the classes where that is not their names, in the same order.
         bundled: whether trained weights ship with the package.
     """
 
@@ -220,6 +223,7 @@ class Preset:
     preprocessing: Mapping[str, Any]
     description: str
     class_names: tuple[str, ...] = ()
+    class_ids: tuple[str, ...] = ()
     bundled: bool = False
 
 
@@ -246,7 +250,13 @@ _DEIT_SMALL = CascadeConfig()
 
 
 def _imagenet(config: CascadeConfig, description: str) -> Preset:
-    return Preset(config=config, preprocessing=IMAGENET_PREPROCESSING, description=description)
+    return Preset(
+        config=config,
+        preprocessing=IMAGENET_PREPROCESSING,
+        description=description,
+        class_names=imagenet_1k(),
+        class_ids=imagenet_1k_synsets(),
+    )
 
 
 def _single(config: CascadeConfig) -> CascadeConfig:

@@ -161,6 +161,20 @@ def test_folders_that_hold_no_data_are_refused(tmp_path: Path) -> None:
         datasets.load("digits", "val", CARD, 0)
 
 
+def test_folders_may_be_named_by_the_ids_of_the_classes(tmp_path: Path) -> None:
+    # As ImageNet's are: n01440764 and so on.
+    make_folder(tmp_path, "test", 1)
+    for number, name in enumerate(sorted(COLOURS)):
+        (tmp_path / "test" / name).rename(tmp_path / "test" / f"n{number}")  # n0 blue, n1 green, n2 red
+    card = {**CARD, "class_ids": ["n2", "n1", "n0"]}  # red, green, blue
+    assert batches(datasets.load(f"folder:{tmp_path}", "test", card, 8))[1].tolist() == [2, 1, 0]
+    with pytest.raises(ValueError, match=r"3 classes, the model 3: .* 3 that the model has not \(n0, n1, n2\)"):
+        datasets.load(f"folder:{tmp_path}", "test", CARD, 8)
+    (tmp_path / "test" / "n3").mkdir()
+    with pytest.raises(ValueError, match=r"4 classes, the model 3: it has 1 that the model has not \(n3\)$"):
+        datasets.load(f"folder:{tmp_path}", "test", card, 8)
+
+
 def test_class_names(tmp_path: Path) -> None:
     make_folder(tmp_path, "val", 1)
     assert datasets.class_names(f"folder:{tmp_path}") == ("blue", "green", "red")
