@@ -25,6 +25,16 @@ SMALL: dict[str, Any] = {
     "drop_path_rate": 0.0,
 }
 
+# What makes a `small_config` one of tokens-to-token, as T2T-ViT's are.
+TOKENS_TO_TOKEN: dict[str, Any] = {
+    "embedding": "tokens_to_token",
+    "token_grids": (2, 3),
+    "position_embedding": "sinusoid",
+    "qkv_bias": False,
+    "performer_dim": 8,
+    "performer_features": 4,
+}
+
 
 def small_config(**fields: Any) -> CascadeConfig:
     """A configuration of a few thousand weights, with some fields changed."""

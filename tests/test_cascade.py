@@ -13,14 +13,26 @@ from tensorflow import keras
 
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights, state_of
-from dvt_tf.cost import count_parameters
-from tests.cascades import random_images, randomise, small_cascade, small_config
+from dvt_tf.cost import count_macs, count_parameters
+from dvt_tf.presets import CascadeConfig
+from tests.cascades import TOKENS_TO_TOKEN, random_images, randomise, small_cascade, small_config
 
 CHOICES = ("none", "shallow", "deep", "all")
 COMBINATIONS = [
     *itertools.product(CHOICES, CHOICES[1:], CHOICES[1:]),
     *itertools.product(CHOICES, ["none"], ["all"]),  # without relationships their source says nothing
 ]
+# Tokens-to-token changes what enters the first block and nothing after it: each choice is taken, not each combination.
+TOKENS_TO_TOKEN_COMBINATIONS = [
+    ("none", "none", "all"),
+    ("none", "deep", "shallow"),
+    ("shallow", "none", "all"),
+    ("shallow", "all", "deep"),
+    ("deep", "shallow", "all"),
+    ("all", "deep", "deep"),
+    ("all", "all", "all"),
+]
+EMBEDDINGS: dict[str, dict[str, Any]] = {"patch": {}, "tokens_to_token": TOKENS_TO_TOKEN}
 
 
 def out_of_reach(name: str, model: DynamicVisionTransformer) -> bool:
@@ -40,8 +52,12 @@ def out_of_reach(name: str, model: DynamicVisionTransformer) -> bool:
 
 def check_every_weight_learns(model: DynamicVisionTransformer) -> None:
     images, labels = tf.constant(random_images(3)), tf.constant([0, 1, 2])
-    names = dict(named_weights(model))
+    names = {name: weight for name, weight in named_weights(model) if weight.trainable}
     assert len(names) == len(model.trainable_weights)
+    # Only the performers' random features are fixed.
+    performers = 2 * model.num_exits if model.config.embedding == "tokens_to_token" else 0
+    fixed = [name.split(".")[-1] for name, _ in named_weights(model) if name not in names]
+    assert fixed == ["frequencies"] * performers
     with tf.GradientTape() as tape:
         logits = model(images, training=True)
         loss = tf.add_n(
@@ -54,10 +70,24 @@ def check_every_weight_learns(model: DynamicVisionTransformer) -> None:
     assert [name for name in silent if not out_of_reach(name, model)] == []
 
 
-@pytest.mark.parametrize(("features", "relationships", "source"), COMBINATIONS)
-def test_every_combination_of_reuse(features: str, relationships: str, source: str, tmp_path: Path) -> None:
+def reuse_config(embedding: str, features: str, relationships: str, source: str) -> CascadeConfig:
     fields = {"feature_reuse": features, "relationship_reuse": relationships, "relationship_source": source}
-    model = small_cascade(depth=3, token_grids=(2, 3), dim=8, **fields)
+    return small_config(**{"token_grids": (2, 3), **EMBEDDINGS[embedding]}, depth=3, dim=8, **fields)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "features", "relationships", "source"),
+    [
+        *(("patch", *combination) for combination in COMBINATIONS),
+        *(("tokens_to_token", *combination) for combination in TOKENS_TO_TOKEN_COMBINATIONS),
+    ],
+)
+def test_every_combination_of_reuse(
+    embedding: str, features: str, relationships: str, source: str, tmp_path: Path
+) -> None:
+    model = DynamicVisionTransformer(reuse_config(embedding, features, relationships, source))
+    model.build()
+    randomise(model)
     assert count_parameters(model.config) == model.count_params()
     check_every_weight_learns(model)
     model.save_to_preset(tmp_path / "model")
@@ -66,6 +96,13 @@ def test_every_combination_of_reuse(features: str, relationships: str, source: s
     before, after = state_of(model), state_of(again)
     assert list(before) == list(after)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_every_combination_of_reuse_has_a_cost_of_its_own(embedding: str) -> None:
+    configs = [reuse_config(embedding, *combination) for combination in COMBINATIONS]
+    macs = {tuple(count_macs(config)) for config in configs}
+    assert len(macs) == len({count_parameters(config) for config in configs}) == len(COMBINATIONS)
 
 
 @pytest.mark.parametrize("grids", [(3,), (2, 4), (2, 3, 4), (2, 3, 4, 5)])
@@ -123,19 +160,24 @@ def data_for(model: DynamicVisionTransformer) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((random_images(8), targets)).batch(4)
 
 
-@pytest.mark.parametrize("position", ["learned", "sinusoid"])
-def test_fit_trains_a_cascade_that_was_never_built_before(position: str, tmp_path: Path) -> None:
-    model = compiled(DynamicVisionTransformer(small_config(drop_path_rate=0.2, position_embedding=position)))
+@pytest.mark.parametrize(
+    "fields",
+    [{"position_embedding": "learned"}, {"position_embedding": "sinusoid"}, TOKENS_TO_TOKEN],
+    ids=["learned", "sinusoid", "tokens_to_token"],
+)
+def test_fit_trains_a_cascade_that_was_never_built_before(fields: dict[str, Any], tmp_path: Path) -> None:
+    model = compiled(DynamicVisionTransformer(small_config(drop_path_rate=0.2, **fields)))
     history = model.fit(data_for(model), epochs=1, verbose=0).history
+    last = f"exit_{model.num_exits}"
     assert np.isfinite(history["loss"][0])
-    assert any("exit_3" in name and "accuracy" in name for name in history)
+    assert any(last in name and "accuracy" in name for name in history)
     # After training in a graph it still computes eagerly, in another graph, and after being saved.
     images = random_images(2)
     logits = model(images)
-    np.testing.assert_allclose(tf.function(model)(tf.constant(images))["exit_3"], logits["exit_3"], atol=1e-5)
+    np.testing.assert_allclose(tf.function(model)(tf.constant(images))[last], logits[last], atol=1e-5)
     model.save_to_preset(tmp_path / "model")
     again = DynamicVisionTransformer.from_preset(tmp_path / "model")
-    np.testing.assert_array_equal(again(images)["exit_3"], logits["exit_3"])
+    np.testing.assert_array_equal(again(images)[last], logits[last])
 
 
 def test_fit_changes_every_weight_it_can() -> None:
@@ -170,9 +212,30 @@ def test_stochastic_depth_is_in_training_alone() -> None:
     assert np.abs(model(images, training=True, seed=tf.constant([1, 3]))["exit_3"] - drawn).max() > 1e-2
 
 
+def test_dropout_in_the_performers_is_drawn_from_the_seed_and_the_step() -> None:
+    images = random_images(4)
+    model = small_cascade(performer_dropout_rate=0.1, drop_path_rate=0.0, **TOKENS_TO_TOKEN)
+    plain = small_cascade(performer_dropout_rate=0.0, drop_path_rate=0.0, **TOKENS_TO_TOKEN)(images)
+    optimizer = keras.optimizers.SGD()
+
+    def trained(seed: int, step: int) -> dict[str, np.ndarray]:
+        model.seed = seed
+        optimizer.iterations.assign(step)
+        logits = model(images, training=True, seed=model.step_seed(optimizer))
+        return {name: value.numpy() for name, value in logits.items()}
+
+    first, second, later, other = trained(3, 5), trained(3, 5), trained(3, 6), trained(4, 5)
+    for name, logits in plain.items():
+        np.testing.assert_array_equal(model(images)[name], logits)
+        np.testing.assert_array_equal(second[name], first[name])
+        for drawn in (logits.numpy(), later[name], other[name]):
+            assert np.abs(drawn - first[name]).max() > 1e-2
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
-def test_a_keras_file_holds_the_model(dtype: Any, tmp_path: Path) -> None:
-    model, images = small_cascade(dtype=dtype), random_images(2)
+def test_a_keras_file_holds_the_model(dtype: Any, embedding: str, tmp_path: Path) -> None:
+    model, images = small_cascade(dtype=dtype, **EMBEDDINGS[embedding]), random_images(2)
     model.card["class_names"][0] = "tench"
     expected = model(images)
     model.save(tmp_path / "model.keras")

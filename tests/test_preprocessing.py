@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dvt_tf import preprocessing
+from dvt_tf.cascade import preset_card
+from dvt_tf.presets import get_preset
 from tests import images
 
 CARD = images.card()
@@ -243,6 +246,30 @@ def test_photos_resize_as_in_pillow(index: int, turned: bool, interpolation: str
     difference = np.abs(pixels[0].numpy() - images.resized_like_pillow(image, size, short_side, interpolation))
     assert difference.mean() < 0.25
     assert difference.max() <= 4
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 640, 427), (100, 0, 420, 427), (3, 5, 504, 338), (250, 10, 347, 400), (200, 100, 425, 323)],
+    ids=["landscape", "portrait", "odd", "narrow", "smaller than the crop"],
+)
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("JPEG", {}), ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True})]
+)
+def test_imagenet_input_is_the_published_one_from_file_to_tensor(
+    index: int, box: tuple[int, int, int, int], kind: str, options: dict[str, Any]
+) -> None:
+    card = preset_card("dvt_t2t_vit_12", get_preset("dvt_t2t_vit_12"))
+    contents = images.file_bytes(images.photo(index).crop(box), kind, **options)
+    prepared, valid = preprocessing.preprocess([contents], card)
+    assert valid.numpy().all()
+    # Short side 256, bicubic; the middle 224; the mean and deviation of ImageNet's pixels.
+    reference = images.resized_like_pillow(Image.open(io.BytesIO(contents)), 224, 256, "bicubic")
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    difference = np.abs(prepared[0].numpy() - (reference / 255 - mean) / std) * std * 255  # in grey levels
+    assert difference.mean() < 0.05
+    assert difference.max() < 2.01
 
 
 def test_pixels_are_whole_grey_levels_and_normalised_by_the_card() -> None:
