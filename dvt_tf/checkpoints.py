@@ -156,12 +156,21 @@ def load_weights(model: DynamicVisionTransformer, path: Path) -> None:
     assign_state(model, state, str(path))
 
 
-def save(model: DynamicVisionTransformer, folder: Path) -> None:
-    """Writes a model folder whole or not at all: into a temporary sibling, then renamed into place."""
+def check_folder(folder: Path) -> None:
+    """Refuses a place where no model can be saved: so that nothing is computed in vain.
+
+    Raises:
+        ValueError: it is a file, or a folder with other files than a model's.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file; a model is saved into a folder")
     if folder.is_dir() and any(p.name not in (CARD_FILE, WEIGHTS_FILE) for p in folder.iterdir()):
         raise ValueError(f"folder {str(folder)!r} holds other files; save the model into a folder of its own")
+
+
+def save(model: DynamicVisionTransformer, folder: Path) -> None:
+    """Writes a model folder whole or not at all: into a temporary sibling, then renamed into place."""
+    check_folder(folder)
     folder = folder.resolve()  # renaming works on the folder itself, not on a link to it
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

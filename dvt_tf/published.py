@@ -6,11 +6,14 @@ width)); and tokens-to-token's patches, which theirs order channel, row, column 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from dvt_tf.checkpoints import check_state, named_weights
 from dvt_tf.layers.position_embedding import sinusoid_table
@@ -36,37 +39,115 @@ class PublishedWeight(NamedTuple):
     patch_channels: int = 0
 
 
-def load_published_weights(model: DynamicVisionTransformer, state: Mapping[str, np.ndarray]) -> None:
+def load_published_weights(
+    model: DynamicVisionTransformer, state: Mapping[str, np.ndarray], source: str = "the published state"
+) -> None:
     """Loads weights under the names and in the layouts of the published PyTorch code.
 
     Args:
         model: a cascade of the same architecture (names stand for Transformers coarsest first), or a single
             Transformer, whose published names have no Transformer's name before them.
         state: published name -> array; Linear (out, in), convolution (out, in, height, width).
+        source: what messages call the state, for example a file's name.
 
     Raises:
         ValueError: names or shapes differ from what this cascade needs, or a stored position table is not the one that
             the model computes; nothing is loaded then.
     """
+    published = check_published_state(model, state, source)
+    for name, weight in named_weights(model):
+        array = from_published(name, np.asarray(state[published[name].name], np.float32), published[name])
+        weight.assign(array.reshape(tuple(weight.shape)))
+
+
+def check_published_state(
+    model: DynamicVisionTransformer, state: Mapping[str, np.ndarray], source: str = "the published state"
+) -> dict[str, PublishedWeight]:
+    """Checks a published state as `load_published_weights` does -> our names, and each as the published code has it."""
     if model.num_exits > len(PUBLISHED_TRANSFORMERS):
         raise ValueError(
             f"published weights have at most {len(PUBLISHED_TRANSFORMERS)} exits and this cascade has {model.num_exits}"
         )
     model.build()
     names = transformer_names(model.config, state)
-    weights = dict(named_weights(model))
     published = {
-        name: published_weight(name, tuple(weight.shape), model.config, names) for name, weight in weights.items()
+        name: published_weight(name, tuple(weight.shape), model.config, names) for name, weight in named_weights(model)
     }
     tables = dict(_sinusoid_tables(model.config, names))
     expected = {entry.name: entry.shape for entry in published.values()}
-    check_state(expected | {name: table.shape for name, table in tables.items()}, state, "the published state")
+    check_state(expected | {name: table.shape for name, table in tables.items()}, state, source)
     for name, table in tables.items():
         if np.abs(np.asarray(state[name], np.float32) - table).max() > _SINUSOID_TOLERANCE:
-            raise ValueError(f"the published state: {name} is not the fixed sinusoid table that this model computes")
-    for name, weight in weights.items():
-        array = from_published(name, np.asarray(state[published[name].name], np.float32), published[name])
-        weight.assign(array.reshape(tuple(weight.shape)))
+            raise ValueError(f"{source}: {name} is not the fixed sinusoid table that this model computes")
+    return published
+
+
+def start_from_single(
+    model: DynamicVisionTransformer, state: Mapping[str, np.ndarray], source: str = "the published state"
+) -> None:
+    """Gives every Transformer of a cascade the weights of one published alone, as a start for training.
+
+    What does not depend on the token grid is copied, the rest is resized bicubically. Where a block takes in reused
+    features, their channels start without effect on the MLP; the layers of reuse keep the weights they have.
+
+    Args:
+        model: a cascade; its finest Transformer is the one that is published alone.
+        state: as `load_published_weights` takes it for a single Transformer.
+        source: what messages call the state.
+
+    Raises:
+        ValueError: the state is not exactly that of the single Transformer; nothing is changed then.
+    """
+    single = type(model)(dataclasses.replace(model.config, token_grids=model.config.token_grids[-1:]))
+    load_published_weights(single, state, source)
+    model.build()
+    given = {name.split(".", 2)[2]: weight.numpy() for name, weight in named_weights(single)}
+    for name, weight in named_weights(model):
+        part = name.split(".", 2)[2]
+        if not part.startswith(("feature_reuse.", "relationship_reuse.")):
+            weight.assign(_fitted(part, given[part], tuple(weight.shape)))
+
+
+def _fitted(part: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A single Transformer's weight in the shape that it has for another grid, or in a block that reuses."""
+    if array.shape == shape:
+        return array
+    if part == "position.positions":
+        return _fitted_positions(array, shape)
+    if part.startswith("embedding."):
+        return _fitted_patch(part, array, shape)
+    # A block's second norm or first MLP kernel: the reused channels come after the old ones.
+    fill = np.ones if part.endswith("norm2.gamma") else np.zeros
+    return np.concatenate([array, fill((shape[0] - array.shape[0], *shape[1:]), np.float32)])
+
+
+def _fitted_positions(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(1, 1 + s s, dim) -> (1, 1 + t t, dim): the class token keeps its position."""
+    source, target = math.isqrt(array.shape[1] - 1), math.isqrt(shape[1] - 1)
+    grid = _resized(array[0, 1:].reshape(source, source, -1), bicubic_matrix(source, target))
+    return np.concatenate([array[:, :1], grid.reshape(1, target**2, -1)], 1)
+
+
+def _fitted_patch(part: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A weight that runs over the pixels of an RGB patch: a kernel, or the scale or shift of the norm before it."""
+    outputs = array.shape[-1:] if part.endswith("kernel") else ()
+    source, target = (math.isqrt(math.prod(size) // (3 * math.prod(outputs))) for size in (array.shape, shape))
+    matrix = bicubic_matrix(source, target)
+    if outputs:
+        # Each pixel's weight is dealt out whole, so the sum over the patch stays, and with it a plain image's token.
+        matrix = matrix / matrix.sum(0)
+    return _resized(array.reshape(source, source, 3, *outputs), matrix).reshape(shape)
+
+
+def bicubic_matrix(source: int, target: int) -> np.ndarray:
+    """(target, source): bicubic resizing of a line, as a matrix whose rows sum to 1."""
+    line = np.eye(source, dtype=np.float32)[:, None]  # (source, 1, source): an image per pixel of the line
+    return tf.image.resize(line, (target, 1), method="bicubic", antialias=True).numpy()[:, 0].astype(np.float64)
+
+
+def _resized(maps: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(s, s, ...) -> (t, t, ...) float32 by the same matrix (t, s) on rows and columns."""
+    return np.einsum("ys,xr,sr...->yx...", matrix, matrix, maps).astype(np.float32)
 
 
 def transformer_names(config: CascadeConfig, state: Mapping[str, Any]) -> tuple[str, ...]:
