@@ -3,12 +3,14 @@
 PYTHON ?=
 PYTHON_KERAS3 ?=
 GPU ?=
+PYTORCH ?=
 ARGS ?=
 
 VENV := .venv
 VENV_KERAS3 := .venv-keras3
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
+STAMP_PYTORCH := $(VENV)/.installed-pytorch
 STAMP_KERAS3 := $(VENV_KERAS3)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 PIP := -m pip --disable-pip-version-check install -q
@@ -38,6 +40,7 @@ help: ## list these targets
 	@echo "  PYTHON=...         the Python of .venv: 3.10 or 3.11 for Keras 2.15, 3.12 or 3.13 for Keras 3"
 	@echo "  PYTHON_KERAS3=...  the Python of .venv-keras3"
 	@echo "  GPU=1              TensorFlow with its CUDA libraries"
+	@echo "  PYTORCH=1          PyTorch too, for dvt convert"
 	@echo "  ARGS=...           more arguments for demo, train-digits, screenshots and the tests"
 
 setup: ## make .venv with all the project needs (at once when nothing changed)
@@ -49,7 +52,7 @@ setup: ## make .venv with all the project needs (at once when nothing changed)
 			echo "make: $(VENV) is of Python $$has and PYTHON=$(PYTHON) is $$asked: run 'make clean-all' first" >&2; exit 1; \
 		fi; \
 	fi
-	@$(MAKE) -s $(STAMP)
+	@$(MAKE) -s $(STAMP) $(if $(PYTORCH),$(STAMP_PYTORCH))
 
 $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
@@ -64,6 +67,11 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@echo "Installing $(REQUIREMENTS) into $(VENV) (some minutes the first time)"
 	@$(PY) $(PIP) $(REQUIREMENTS:%=-r %) $(if $(GPU),'tensorflow[and-cuda]')
 	@PYTHONWARNINGS=ignore $(PY) $(PIP) --no-deps --editable .
+	@touch $@
+
+$(STAMP_PYTORCH): requirements-pytorch.txt $(STAMP)
+	@echo "Installing $< into $(VENV)"
+	@$(PY) $(PIP) -r $<
 	@touch $@
 
 $(STAMP_KERAS3): $(REQUIREMENTS) pyproject.toml
