@@ -6,6 +6,7 @@ Real early exit is in `dvt_tf.adaptive`; both run the same Transformers.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf import checkpoints
-from dvt_tf.presets import PRESETS, CascadeConfig, Preset, get_preset
+from dvt_tf.presets import PRESETS, TRAINING_FIELDS, CascadeConfig, Preset, get_preset
 from dvt_tf.vision_transformer import TransformerOutputs, VisionTransformer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -150,7 +151,7 @@ class DynamicVisionTransformer(keras.Model):
                 f"`dvt convert CHECKPOINT.pth.tar --preset {folder_or_name} --out DIR` and load DIR, "
                 "or pass load_weights=False for fresh ones"
             )
-        if preset is not None and not (load_weights and not overrides):
+        if preset is not None and not load_weights:
             config, card = preset.config, preset_card(str(folder_or_name), preset)
         else:
             card = checkpoints.read_card(folder)
@@ -158,8 +159,10 @@ class DynamicVisionTransformer(keras.Model):
             if not load_weights:
                 card = _changed_card(card, config)  # fresh weights have no thresholds and figures yet
         if overrides:
-            config = CascadeConfig.from_dict({**config.to_dict(), **overrides})
-            card = _changed_card(card, config)
+            changed = CascadeConfig.from_dict({**config.to_dict(), **overrides})
+            alike = dataclasses.replace(changed, **{field: getattr(config, field) for field in TRAINING_FIELDS})
+            card = {**card, "config": changed.to_dict()} if alike == config else _changed_card(card, changed)
+            config = changed
         model = cls(config, card=card, seed=seed, dtype=dtype)
         model.build()
         if load_weights:

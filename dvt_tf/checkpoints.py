@@ -133,7 +133,9 @@ def check_card(card: dict[str, Any]) -> None:
     if len(names) != config.num_classes or not all(isinstance(name, str) for name in names):
         raise ValueError(f"class_names must be {config.num_classes} strings, one per class")
     ids = card.get("class_ids")
-    if ids is not None and (not isinstance(ids, list) or len({str(one) for one in ids}) != len(names)):
+    if ids is not None and not (
+        isinstance(ids, list) and all(isinstance(one, str) for one in ids) and len(set(ids)) == len(ids) == len(names)
+    ):
         raise ValueError(f"class_ids must be {len(names)} different strings, one per class, or not be there")
     missing = [key for key in PREPROCESSING_KEYS if key not in card["preprocessing"]]
     if missing:

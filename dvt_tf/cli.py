@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "dvt_tiny_digits"
 GFLOPS_NOTE = "GFLOPs are multiply-adds, as the paper counts."
+# Short enough for 80 columns.
+_PART_HEADINGS = {
+    "embedding": "embed",
+    "attention": "attn",
+    "mlp": "MLP",
+    "feature_reuse": "feat",
+    "relationship_reuse": "rel",
+    "head": "head",
+}
+_MACS_NOTE = (
+    "GFLOPs of each exit's Transformer: embedding, attention, MLP, reuse of features and of relationships, head; "
+    "and in all to leave there."
+)
 _BATCH = 64  # images read and classified at once
 _BAD_INPUT = 2  # exit status
 
@@ -143,21 +156,22 @@ def presets(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    table = _table("preset", ">parameters", ">image", "token grids", "GFLOPs at each exit", "weights", "description")
+    table = _table("preset", ">weights", ">pixels", "token grids", "GFLOPs at each exit", "from", "description")
     for row in rows:
         table.add_row(
             Text(row["name"]),
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['image_size']} px",
+            f"{row['image_size']}",
             ", ".join(f"{grid}x{grid}" for grid in row["token_grids"]),
             ", ".join(f"{gmacs:.3g}" for gmacs in row["gmacs"]),
-            "bundled" if row["weights_bundled"] else "dvt convert",
+            "bundled" if row["weights_bundled"] else "convert",
             Text(row["description"]),
         )
-    _print_table(table, GFLOPS_NOTE)
+    table.columns[0].no_wrap = True
+    _print_table(table, f"Weights are bundled, or come from `dvt convert`. {GFLOPS_NOTE}")
     if macs:
         print()
-        _print_table(_macs_table(rows), "GFLOPs of each part; leaving at an exit costs its Transformer and all before.")
+        _print_table(_macs_table(rows), _MACS_NOTE)
 
 
 @app.command()
@@ -374,12 +388,13 @@ def _prediction_table(predictions: list[dict[str, Any]], num_exits: int) -> Tabl
 
 def _macs_table(rows: list[dict[str, Any]]) -> Table:
     """What each part of each Transformer costs, of the rows of `dvt presets --macs`."""
-    parts = list(rows[0]["macs"][0])
-    table = _table("preset", "exit", "tokens", *(f">{part.replace('_', ' ')}" for part in parts), ">to leave here")
+    table = _table("preset", "tokens", *(f">{heading}" for heading in _PART_HEADINGS.values()), ">in all")
     for row in rows:
         for k, (grid, items, total) in enumerate(zip(row["token_grids"], row["macs"], row["gmacs"], strict=True)):
-            each = [f"{items[part] / 1e9:.4f}" if items[part] else "-" for part in parts]
-            table.add_row(Text(row["name"] if not k else ""), f"{k + 1}", f"{grid}x{grid}", *each, f"{total:.4f}")
+            each = [f"{items[part] / 1e9:.4f}" if items[part] else "-" for part in _PART_HEADINGS]
+            table.add_row(Text(row["name"] if not k else ""), f"{grid}x{grid}", *each, f"{total:.4f}")
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def convert_checkpoint(
     """As `convert`, of a checkpoint that has been read."""
     model = DynamicVisionTransformer.from_preset(preset, load_weights=False, **_overrides(preset, token_grid))
     is_start = model.num_exits > 1 and "cls_token" in checkpoint.state
-    _load(model, checkpoint, preset, is_start)
+    _load(model, checkpoint, is_start)
     card = {**model.card, "provenance": _provenance(checkpoint, model.card)}
     if is_start:
         card["description"] = card["provenance"]["use"] = START
@@ -84,8 +84,8 @@ def _overrides(preset: str, token_grid: int | None) -> dict[str, Any]:
     return {"token_grids": (token_grid,)}
 
 
-def _load(model: DynamicVisionTransformer, checkpoint: TorchCheckpoint, preset: str, is_start: bool) -> None:
-    """Loads the weights; where they do not fit, the message says which preset they do fit."""
+def _load(model: DynamicVisionTransformer, checkpoint: TorchCheckpoint, is_start: bool) -> None:
+    """Loads the weights; where they do not fit, the message says what they do fit."""
     source = f"{checkpoint.path} ({checkpoint.entry})" if checkpoint.entry else str(checkpoint.path)
     try:
         if is_start:
@@ -93,25 +93,37 @@ def _load(model: DynamicVisionTransformer, checkpoint: TorchCheckpoint, preset: 
         else:
             load_published_weights(model, checkpoint.state, source)
     except ValueError as error:
-        fitting = _fitting_preset(checkpoint.state, preset)
+        fitting = _fitting_preset(checkpoint.state, model.config)
         if fitting is None:
             raise
-        raise ValueError(f"{error}; it fits --preset {fitting}") from error
+        raise ValueError(f"{error}; it fits {fitting}") from error
 
 
-def _fitting_preset(state: Mapping[str, np.ndarray], tried: str) -> str | None:
-    """The preset that has exactly these names and shapes, if one of the others does."""
+def _fitting_preset(state: Mapping[str, np.ndarray], tried: CascadeConfig) -> str | None:
+    """The options that name what has exactly these names and shapes, if another preset or token grid does."""
     size = sum(array.size for array in state.values())
-    for name, preset in PRESETS.items():
-        # Building a model takes seconds; counting its weights does not.
-        if name == tried or _published_size(preset.config) != size:
-            continue
+    for options, config in _candidates():
         try:
-            check_published_state(DynamicVisionTransformer(preset.config), state)
-        except ValueError:
+            # Building a model takes seconds; counting its weights does not.
+            if config == tried or _published_size(config) != size:
+                continue
+            check_published_state(DynamicVisionTransformer(config), state)
+        except ValueError:  # other weights, or no model: 224 pixels do not make 3 patches a side
             continue
-        return name
+        return options
     return None
+
+
+def _candidates() -> Iterator[tuple[str, CascadeConfig]]:
+    """Every preset, and those of one Transformer with each grid that a cascade has; by the options that name them."""
+    grids = sorted({grid for preset in PRESETS.values() for grid in preset.config.token_grids})
+    for name, preset in PRESETS.items():
+        yield f"--preset {name}", preset.config
+        for grid in grids if preset.config.num_exits == 1 else ():
+            try:
+                yield f"--preset {name} --token-grid {grid}", dataclasses.replace(preset.config, token_grids=(grid,))
+            except ValueError:  # no such grid for its images
+                continue
 
 
 def _published_size(config: CascadeConfig) -> int:
@@ -129,7 +141,7 @@ def _provenance(checkpoint: TorchCheckpoint, card: dict[str, Any]) -> dict[str, 
         "entry": checkpoint.entry,
         "weights": checkpoint.weights,
         "converted_by": f"dvt_tf {importlib.metadata.version('dvt-tf')}",
-        "pixels": f"preprocessed as the published evaluation does: short side {pixels['resize_short_side']}, "
+        "pixels": f"preprocessed as DVT's published evaluation does: short side {pixels['resize_short_side']}, "
         f"centre crop {pixels['image_size']}, {pixels['interpolation']}",
     }
 

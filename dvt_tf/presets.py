@@ -19,6 +19,8 @@ REUSE_CHOICES = ("none", "shallow", "deep", "all")
 EMBEDDINGS = ("patch", "tokens_to_token")
 POSITION_EMBEDDINGS = ("learned", "sinusoid")
 POSITION_INITS = ("normal", "sinusoid_2d")
+# Fields that trained weights do not depend on: another value is the same model.
+TRAINING_FIELDS = ("position_init", "drop_path_rate", "performer_dropout_rate")
 
 # First soft split of tokens-to-token for (image size, tokens a side): kernel, stride and padding in pixels. Those of
 # 224 pixels are the published ones; 112 has the same overlaps at half the size, 28 is for the smallest of images.
@@ -74,7 +76,7 @@ class CascadeConfig:
         performer_dropout_rate: dropout inside a performer, in training.
         feature_reuse: which downstream blocks reuse the upstream's features: none, shallow, deep or all.
         relationship_reuse: which downstream blocks add the upstream's mixed attention logits.
-        relationship_source: which upstream blocks give their attention logits.
+        relationship_source: which upstream blocks give their attention logits; says nothing where none are reused.
         feature_reuse_hidden: hidden width of the feature-reuse MLP (128 in the paper).
         feature_reuse_dim: channels of reused features (48 in the paper).
         drop_path_rate: stochastic depth of the last block in training; grows linearly from 0 at the first.
@@ -125,7 +127,7 @@ class CascadeConfig:
             raise ValueError(f"token_grids must be strictly increasing, not {list(self.token_grids)}")
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if self.relationship_source == "none":
+        if self.relationship_source == "none" and self.relationship_reuse != "none":
             raise ValueError("relationship_source 'none' gives nothing to reuse; set relationship_reuse='none' instead")
         for field, choices in (
             ("feature_reuse", REUSE_CHOICES),
@@ -148,7 +150,9 @@ class CascadeConfig:
                 raise ValueError(f"{field} must be a finite number above 0, not {getattr(self, field)!r}")
         if self.mlp_dim < 1:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} of dim {self.dim} leaves the MLP no hidden width")
-        for field in ("feature_reuse", "relationship_reuse", "relationship_source"):
+        # A source means nothing where nothing is taken from it.
+        taking = ("relationship_reuse", "relationship_source") if self.relationship_reuse != "none" else ()
+        for field in ("feature_reuse", *taking):
             if getattr(self, field) != "none" and not blocks_of(getattr(self, field), self.depth):
                 raise ValueError(
                     f"{field} {getattr(self, field)!r} names no block of a Transformer of depth {self.depth}"

@@ -153,20 +153,24 @@ def _find_weights(content: Mapping[Any, Any], weights: str | None, path: Path) -
         if kind == "ema":
             raise ValueError(f"{path} holds one set of weights and does not say that they are ema weights")
         return "", "raw", content
+    strange = [str(key) for key, value in content.items() if not hasattr(value, "shape")]
+    if len(strange) < len(content) / 2:
+        raise ValueError(f"{path} holds weights and, beside them, what is no array: {', '.join(strange[:3])}")
     keys = ", ".join(str(key) for key in list(content)[:8]) or "nothing"
     raise ValueError(f"{path} holds no weights: none of {', '.join((*RAW_ENTRIES, *EMA_ENTRIES))} is in it, but {keys}")
 
 
 def _array(value: Any, name: str, torch: Any) -> np.ndarray:
-    """A tensor or NumPy array of any number type as float32."""
+    """A tensor or NumPy array of any real number type as float32."""
     try:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and not value.is_complex():
             value = value.detach().float().numpy()  # bfloat16 has no NumPy type
-        if isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
             return np.asarray(value, np.float32)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{name} is not a plain array of numbers") from error
-    raise ValueError(f"{name} is a {type(value).__name__}, not an array of numbers")
+    kind = f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+    raise ValueError(f"{name} is a {kind}, not an array of real numbers")
 
 
 def _figure(value: Any, name: str, torch: Any) -> np.ndarray:
@@ -174,7 +178,9 @@ def _figure(value: Any, name: str, torch: Any) -> np.ndarray:
 
     def plain(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return value.detach().tolist()
+            return plain(value.detach().tolist())
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     try:

@@ -298,3 +298,12 @@ def test_an_unknown_name_or_field_is_refused() -> None:
         DynamicVisionTransformer.from_preset("dvt_tiny_digit")
     with pytest.raises(ValueError, match=r"unknown configuration field widht"):
         DynamicVisionTransformer.from_preset("dvt_deit_small", load_weights=False, widht=3)
+
+
+def test_a_bundled_model_keeps_its_card_where_an_override_changes_no_answer() -> None:
+    own = DynamicVisionTransformer.from_preset("dvt_tiny_digits").card
+    same = DynamicVisionTransformer.from_preset("dvt_tiny_digits", feature_reuse="all", drop_path_rate=0.2)
+    assert same.config.drop_path_rate == 0.2
+    assert {**same.card, "config": own["config"]} == own
+    with pytest.raises(ValueError, match="does not fit this cascade"):
+        DynamicVisionTransformer.from_preset("dvt_tiny_digits", feature_reuse="none")

@@ -281,13 +281,15 @@ def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
         lambda card: card.update(class_ids=["n01", "n02"]),
         lambda card: card.update(class_ids=["n01"] * 7),
         lambda card: card.update(class_ids="n012345"),
+        lambda card: card.update(class_ids=["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n6"]),
+        lambda card: card.update(class_ids=[1, 2, 3, 4, 5, 6, 7]),
     ],
     ids=[
         *("no config", "no class names", "no thresholds", "no preprocessing", "version", "too few names"),
         *("too many thresholds", "no values", "unknown field", "wrong kind", "falling grids"),
         *("null names", "one string of names", "null config", "list config", "grids a number", "null thresholds"),
         *("list thresholds", "null values", "words for thresholds", "negative threshold", "null preprocessing"),
-        *("empty preprocessing", "too few ids", "ids alike", "one string of ids"),
+        *("empty preprocessing", "too few ids", "ids alike", "one string of ids", "an id twice", "numbers for ids"),
     ],
 )
 def test_a_card_that_says_nonsense_is_refused(folder: Path, change: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 import dvt_tf
 from dvt_tf import cli
-from dvt_tf.cost import count_macs
+from dvt_tf.cost import PARTS, count_macs
 from tests import images
 
 Run = Callable[..., tuple[int, str, str]]
@@ -225,8 +226,19 @@ def test_presets_say_what_each_part_costs(run: Run) -> None:
         assert sum(sum(parts.values()) for parts in row["macs"]) / 1e9 == pytest.approx(row["gmacs"][-1])
     status, out, _ = run("presets", "--macs")
     assert status == 0
-    last = next(line for line in out.splitlines() if line.split()[:2] == ["3", "14x14"])  # of dvt_t2t_vit_12
-    assert last.split()[2:] == ["0.2903", "0.8612", "0.6227", "0.1072", "0.1524", "0.0005", "3.4964"]
+    lines = [line for line in out.splitlines() if line.split()[:1] == ["14x14"]]  # of the cascades, in order
+    assert lines[0].split()[1:] == ["0.2903", "0.8612", "0.6227", "0.1072", "0.1524", "0.0005", "3.4964"]
+
+
+def test_presets_fit_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run("presets", "--macs")
+    assert status == 0
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)  # bold headings
+    assert max(map(len, plain.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out  # nothing is cut short
+    assert list(cli._PART_HEADINGS) == list(PARTS)
 
 
 def test_help(run: Run) -> None:

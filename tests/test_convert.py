@@ -171,6 +171,12 @@ def test_a_single_transformer_of_another_grid(out: Path, run: Run) -> None:
     np.testing.assert_array_equal(logits(model)[0], logits(reference(config, state))[0])
 
 
+def test_a_single_transformer_of_another_grid_is_recognised(out: Path, run: Run) -> None:
+    read = checkpoint(published_state(small_config(**T2T, token_grids=(2,))))
+    result = run(read, "--preset", "small_t2t_single", "--out", out)
+    check_refused(result, out, "it fits --preset small_t2t_single --token-grid 2\n")
+
+
 def test_the_command_says_what_it_did_and_predict_takes_the_folder(
     run: Run, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

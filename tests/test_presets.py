@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dvt_tf.cost import count_macs
 from dvt_tf.presets import PRESETS, CascadeConfig, blocks_of, get_preset
 
 
@@ -105,6 +106,13 @@ def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
 def test_half_of_a_depth_of_one_names_no_block(field: str) -> None:
     with pytest.raises(ValueError, match=rf"{field} 'shallow' names no block"):
         CascadeConfig(**{"depth": 1, field: "shallow"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["none", "shallow", "deep", "all"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_source_says_nothing_where_no_relationships_are_reused(depth: int, source: str) -> None:
+    config = CascadeConfig(depth=depth, relationship_reuse="none", relationship_source=source)
+    assert count_macs(config) == count_macs(CascadeConfig(depth=depth, relationship_reuse="none"))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 12])

@@ -158,7 +158,7 @@ def test_patches_of_tokens_to_token_are_reordered() -> None:
     ("change", "message"),
     [
         (lambda table: table[:, :-1], r"pos_embed is \(1, 9, 16\) and should be \(1, 10, 16\)"),
-        (lambda table: table + 1e-3, "less_token.pos_embed is not the fixed sinusoid table"),
+        (lambda table: table + 1e-2, "less_token.pos_embed is not the fixed sinusoid table"),
         (lambda table: np.concatenate([table[..., 0::2], table[..., 1::2]], -1), "not the fixed sinusoid table"),
     ],
 )
@@ -183,3 +183,16 @@ def test_a_transformer_published_alone_has_no_name_before_its_weights(fields: di
     again = small_cascade(seed=1, token_grids=(3,), **fields)
     load_published_weights(again, {f"less_less_token.{name}": array for name, array in state.items()})
     np.testing.assert_array_equal(again(random_images(2))["exit_1"].numpy(), alone)
+
+
+def test_a_position_table_that_was_averaged_with_the_weights_is_accepted() -> None:
+    # Shadow weights of a training hold the fixed table too, and its float32 average with itself drifts.
+    model = small_cascade(token_grids=(2, 3), **T2T)
+    state = published_state(model)
+    exact = state["less_token.pos_embed"]
+    kept, added = np.float32(0.99996), np.float32(1 - 0.99996)  # which do not quite sum to 1
+    averaged = exact.copy()
+    for _ in range(20_000):
+        averaged = averaged * kept + exact * added
+    assert 1e-5 < np.abs(averaged - exact).max() < 5e-4
+    load_published_weights(model, {**state, "less_token.pos_embed": averaged})

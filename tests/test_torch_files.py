@@ -174,9 +174,9 @@ class Runs:
 def leave_a_trace(trace: Path) -> list[tuple[str, Runs]]:
     """Ways to run code by being read, by the name that the refusal gives them."""
     return [
-        ("posix.system", Runs(os.system, f"touch {trace}")),
+        (f"{os.system.__module__}.system", Runs(os.system, f"touch {trace}")),
         ("eval", Runs(eval, f"open({str(trace)!r}, 'w')")),
-        ("io.open", Runs(open, str(trace), "w")),
+        (f"{open.__module__}.open", Runs(open, str(trace), "w")),  # io or, from Python 3.12, _io
     ]
 
 
@@ -233,7 +233,7 @@ NOT_ONE = "is not a PyTorch checkpoint, or a damaged or truncated one"
         (lambda torch, path: torch.save([STATE], path), "holds a list"),
         (lambda torch, path: torch.save({}, path), "holds no weights"),
         (lambda torch, path: torch.save({"epoch": 1, "net": {}}, path), "holds no weights: none of model_state_dict"),
-        (lambda torch, path: torch.save({"model": {"a": "b"}}, path), "a is a str, not an array of numbers"),
+        (lambda torch, path: torch.save({"model": {"a": "b"}}, path), "a is a str, not an array of real numbers"),
         (lambda torch, path: torch.save({"model": {"a": torch.eye(3).to_sparse()}}, path), "not a plain array"),
         (lambda torch, path: torch.save({"model": {}, "flops": [[1.0], 2.0]}, path), "flops is not a list or table"),
         (lambda torch, path: torch.save({"model": {}, "flops": "many"}, path), "flops is not a list or table"),

@@ -31,7 +31,7 @@ class PositiveRandomFeatures(keras.layers.Layer):
         self.count = count
 
     def build(self, input_shape: Any) -> None:
-        # Orthogonal rows of the length that normal ones have on average, as Choromanski et al. advise.
+        # Orthogonal rows, as Choromanski et al. advise, of the length that the published code gives them.
         self.frequencies = self.add_weight(
             name="frequencies",
             shape=(self.count, int(input_shape[-1])),
