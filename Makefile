@@ -115,6 +115,8 @@ test-keras3: ## the tests of `make test` on Keras 3, in .venv-keras3
 
 train-digits: setup ## train the bundled model again (hours); goes on where it was stopped
 	$(PY) -m training.train --recipe digits --data digits --out runs/digits --resume $(ARGS)
+	$(PY) -m training.train --recipe digits_further --start-from runs/digits/model --data digits \
+		--out runs/digits_further --resume $(ARGS)
 
 screenshots: setup ## take docs/images/ of the page anew
 	$(PY) -m app.screenshots $(ARGS)
