@@ -109,6 +109,50 @@ def normalise(pixels: Any, card: Mapping[str, Any]) -> tf.Tensor:
     return tf.cast(pixels, tf.float32) * tf.constant(scale, tf.float32) + tf.constant(offset, tf.float32)
 
 
+def resize_window(
+    pixels: tf.Tensor, resized: tuple[Any, Any], start: tuple[Any, Any], size: int, interpolation: str
+) -> tf.Tensor:
+    """A square window of the resized picture, antialiased; black where it reaches over the border.
+
+    Only what is under the window is computed: a picture of 1 x 60,000 needs no more memory than any other.
+
+    Args:
+        pixels: uint8 (H, W, 3). resized: height and width that the whole picture would be resized to.
+        start: top and left of the window in the resized picture. size: the window's side. interpolation: the kernel.
+
+    Returns:
+        float32 (size, size, 3), whole numbers 0..255.
+    """
+    kernel, radius = _KERNELS[interpolation]
+    offsets, lengths, scales, translations = [], [], [], []
+    for length, target, begin in zip(tf.unstack(tf.shape(pixels, tf.int64)[:2]), resized, start, strict=True):
+        begin = tf.cast(begin, tf.float64)
+        scale = tf.cast(target, tf.float64) / tf.cast(length, tf.float64)
+        margin = radius * tf.maximum(1.0 / scale, 1.0) + 1
+        first = tf.maximum(tf.cast(tf.floor(begin / scale - margin), tf.int64), 0)
+        end = tf.minimum(tf.cast(tf.math.ceil((begin + size) / scale + margin), tf.int64), length)
+        offsets.append(first)
+        lengths.append(end - first)
+        scales.append(tf.cast(scale, tf.float32))
+        translations.append(tf.cast(tf.cast(first, tf.float64) * scale - begin, tf.float32))
+    window = tf.slice(pixels, tf.stack([*offsets, 0]), tf.stack([*lengths, 3]))
+
+    def pass_over(window: tf.Tensor, height: Any, width: Any, scale: list[Any], translation: list[Any]) -> tf.Tensor:
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=window,
+            size=tf.cast(tf.stack([height, width]), tf.int32),
+            scale=tf.stack(scale),
+            translation=tf.stack(translation),
+            kernel_type=kernel,
+            antialias=True,
+        )
+        return tf.clip_by_value(tf.round(resized), 0.0, 255.0)
+
+    # Across, then down, with whole grey levels in between, as Pillow does it: a bicubic overshoot is cut in each.
+    across = pass_over(window[None], lengths[0], size, [1.0, scales[1]], [0.0, translations[1]])
+    return tf.ensure_shape(pass_over(across, size, size, [scales[0], 1.0], [translations[0], 0.0])[0], [size, size, 3])
+
+
 def decode_image(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """One file, a scalar string -> pixels uint8 (H, W, 3), upright and opaque, and whether it is one we read: bool ().
 
@@ -159,43 +203,13 @@ def _decode_and_crop_function(settings: PreprocessingSettings) -> Any:
 
 
 def _resize_and_crop(pixels: tf.Tensor, settings: PreprocessingSettings) -> tf.Tensor:
-    """uint8 (H, W, 3) -> whole-numbered float32 (S, S, 3): short side resized, antialiased, then the centre cut out.
-
-    Only the window that the crop keeps is computed: a picture of 1 x 60,000 needs no more memory than any other.
-    """
-    kernel, radius = _KERNELS[settings.interpolation]
-    size = settings.image_size
+    """uint8 (H, W, 3) -> whole-numbered float32 (S, S, 3): short side resized, antialiased, then the centre cut out."""
     height, width = tf.unstack(tf.shape(pixels, tf.int64)[:2])
     short = tf.minimum(height, width)
-    offsets, lengths, scales, translations = [], [], [], []
-    for length in (height, width):
-        resized = settings.resize_short_side * length // short
-        # Python's and torchvision's rounding of the half pixel: to even.
-        start = tf.round(tf.cast(resized - size, tf.float64) / 2)
-        scale = tf.cast(resized, tf.float64) / tf.cast(length, tf.float64)
-        margin = radius * tf.maximum(1.0 / scale, 1.0) + 1
-        first = tf.maximum(tf.cast(tf.floor(start / scale - margin), tf.int64), 0)
-        end = tf.minimum(tf.cast(tf.math.ceil((start + size) / scale + margin), tf.int64), length)
-        offsets.append(first)
-        lengths.append(end - first)
-        scales.append(tf.cast(scale, tf.float32))
-        translations.append(tf.cast(tf.cast(first, tf.float64) * scale - start, tf.float32))
-    window = tf.slice(pixels, tf.stack([*offsets, 0]), tf.stack([*lengths, 3]))
-
-    def pass_over(window: tf.Tensor, height: Any, width: Any, scale: list[Any], translation: list[Any]) -> tf.Tensor:
-        resized = tf.raw_ops.ScaleAndTranslate(
-            images=window,
-            size=tf.cast(tf.stack([height, width]), tf.int32),
-            scale=tf.stack(scale),
-            translation=tf.stack(translation),
-            kernel_type=kernel,
-            antialias=True,
-        )
-        return tf.clip_by_value(tf.round(resized), 0.0, 255.0)
-
-    # Across, then down, with whole grey levels in between, as Pillow does it: a bicubic overshoot is cut in each.
-    across = pass_over(window[None], lengths[0], size, [1.0, scales[1]], [0.0, translations[1]])
-    return tf.ensure_shape(pass_over(across, size, size, [scales[0], 1.0], [translations[0], 0.0])[0], [size, size, 3])
+    high, wide = (settings.resize_short_side * length // short for length in (height, width))
+    # Python's and torchvision's rounding of the half pixel: to even.
+    top, left = (tf.round(tf.cast(resized - settings.image_size, tf.float64) / 2) for resized in (high, wide))
+    return resize_window(pixels, (high, wide), (top, left), settings.image_size, settings.interpolation)
 
 
 def _unreadable() -> tuple[tf.Tensor, tf.Tensor]:
