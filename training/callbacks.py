@@ -21,21 +21,28 @@ class ShadowWeights(keras.callbacks.Callback):
     """An exponential moving average of the weights, updated after every step (Polyak and Juditsky, 1992).
 
     Keras's own (`use_ema`) differs between its generations and overwrites the weights when `fit` ends; this one keeps
-    the average beside the weights. The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run is not
-    weighed down by where it started.
+    the average beside the weights. With `warmup` the decay of step t is min(decay, (1 + t) / (10 + t)), so that a short
+    run is not weighed down by where it started.
 
     Args:
         weighed: the model whose trainable weights are averaged.
         decay: of the average.
         start: shadow weights of a resumed run, by name.
         step: optimizer steps already taken.
+        warmup: whether the decay is reached gradually.
     """
 
     def __init__(
-        self, weighed: keras.Model, decay: float, start: dict[str, np.ndarray] | None = None, step: int = 0
+        self,
+        weighed: keras.Model,
+        decay: float,
+        start: dict[str, np.ndarray] | None = None,
+        step: int = 0,
+        warmup: bool = True,
     ) -> None:
         super().__init__()
         self.decay = decay
+        self.warmup = warmup
         self.weights = {name: w for name, w in named_weights(weighed) if w.trainable}
         start = start or {}
         self.shadow = {
@@ -47,7 +54,7 @@ class ShadowWeights(keras.callbacks.Callback):
     @tf.function
     def _update(self) -> None:
         step = tf.cast(self.step.assign_add(1), tf.float32)
-        decay = tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
+        decay = tf.minimum(self.decay, (1.0 + step) / (10.0 + step)) if self.warmup else self.decay
         for name, weight in self.weights.items():
             value = tf.cast(tf.convert_to_tensor(weight), tf.float32)
             self.shadow[name].assign_sub((1.0 - decay) * (self.shadow[name] - value))

@@ -11,6 +11,7 @@ from dvt_tf.preprocessing import normalise
 from dvt_tf.presets import CascadeConfig
 from training.objective import token_targets
 from training.recipe import Recipe
+from training.schedule import Plan
 
 PURPOSE_WHICH, PURPOSE_SCENE = 1, 2  # what a draw is for
 
@@ -48,5 +49,5 @@ def digits_batches(recipe: Recipe, config: CascadeConfig, card: dict, first_step
                 )
         return normalise(scenes["pixels"], card), wanted
 
-    steps = tf.data.Dataset.range(first_step, recipe.steps, output_type=tf.int64)
+    steps = tf.data.Dataset.range(first_step, Plan.of(recipe).steps, output_type=tf.int64)
     return steps.map(draw, num_parallel_calls=1, deterministic=True).prefetch(2)

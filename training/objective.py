@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf import DynamicVisionTransformer
+from dvt_tf.checkpoints import named_weights
 from training.recipe import Recipe
 
 
@@ -22,16 +26,24 @@ class CascadeTrainer(keras.Model):
         cascade: the model that is trained and kept.
         token_labels: whether to add the token outputs.
         distillation: weight of the earlier exits' cross-entropy against the last exit's probabilities.
+        frozen: weights of the cascade that are never updated, as a recipe names them.
 
     Call: images (B, S, S, 3) -> {"exit_k": (B, classes)} and, with token labels, {"tokens_k": (B, g g, classes + 1)}.
     """
 
     def __init__(
-        self, cascade: DynamicVisionTransformer, token_labels: bool = False, distillation: float = 0.0, **kwargs: Any
+        self,
+        cascade: DynamicVisionTransformer,
+        token_labels: bool = False,
+        distillation: float = 0.0,
+        frozen: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.cascade = cascade
         self.distillation = distillation
+        self.frozen = tuple(frozen)
+        self.frozen_ids: frozenset[int] = frozenset()
         self.token_heads = [
             keras.layers.Dense(cascade.config.num_classes + 1, dtype=self.dtype_policy, name=f"tokens_{i + 1}")
             for i in range(cascade.num_exits if token_labels else 0)
@@ -43,7 +55,16 @@ class CascadeTrainer(keras.Model):
         self.cascade.build()
         for head in self.token_heads:
             head.build((None, None, self.cascade.config.dim))
+        self.frozen_ids = frozenset(id(weight) for weight in frozen_weights(self.cascade, self.frozen).values())
         self.built = True
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        return [weight for weight in super().trainable_weights if id(weight) not in self.frozen_ids]
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        return self.trainable_weights
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> dict[str, tf.Tensor]:
         seed = self.cascade.step_seed(self.optimizer) if training else None
@@ -58,6 +79,28 @@ class CascadeTrainer(keras.Model):
                     self.distillation * tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(teacher, run.logits))
                 )
         return outputs
+
+
+def frozen_weights(cascade: DynamicVisionTransformer, patterns: Sequence[str]) -> dict[str, Any]:
+    """The weights that the patterns name, by name: each is a name or its beginning, * any one part between dots.
+
+    Raises:
+        ValueError: no weight has such a name.
+    """
+    weights, found = dict(named_weights(cascade)), {}
+    for pattern in patterns:
+        parts = pattern.split(".")
+        named = {
+            name: weight
+            for name, weight in weights.items()
+            if len(parts) <= name.count(".") + 1
+            and all(fnmatch.fnmatchcase(own, part) for own, part in zip(name.split("."), parts, strict=False))
+        }
+        if not named:
+            near = difflib.get_close_matches(pattern, weights, n=1, cutoff=0.0)[0]
+            raise ValueError(f"frozen: {pattern!r} names no weight of this cascade; one that there is: {near}")
+        found.update(named)
+    return found
 
 
 def token_targets(box: tf.Tensor, labels: tf.Tensor, grid: int, num_classes: int, image_size: int) -> tf.Tensor:
@@ -95,7 +138,7 @@ def compile_trainer(trainer: CascadeTrainer, optimizer: keras.optimizers.Optimiz
     exits = [f"exit_{i + 1}" for i in range(trainer.cascade.num_exits)]
     losses: dict[str, Any] = {}
     for name in exits:
-        losses[name] = SmoothedCrossEntropy(recipe.label_smoothing)
+        losses[name] = SmoothedCrossEntropy(recipe.augmentation.label_smoothing)
     weights = dict.fromkeys(exits, 1.0)
     for i in range(len(trainer.token_heads)):
         losses[f"tokens_{i + 1}"] = token_loss

@@ -12,6 +12,7 @@ import safetensors.numpy
 from tensorflow import keras
 
 from dvt_tf.checkpoints import named_weights
+from training.optimizers import optimizer_variables
 
 STATE_FILE = "state.safetensors"
 
@@ -26,7 +27,7 @@ def save_state(
 ) -> None:
     """Writes weights, optimizer, shadow weights and the number of finished epochs."""
     arrays = {f"model/{name}": np.asarray(w.numpy(), np.float32) for name, w in named_weights(model)}
-    arrays |= {f"optimizer/{i:04}": np.asarray(v.numpy()) for i, v in enumerate(optimizer.variables)}
+    arrays |= {f"optimizer/{i:04}": np.asarray(v.numpy()) for i, v in enumerate(optimizer_variables(optimizer))}
     arrays |= {f"shadow/{name}": value for name, value in shadow.items()}
     temporary = path.with_suffix(".writing")
     safetensors.numpy.save_file(arrays, temporary, metadata={"epoch": str(epoch), "recipe": recipe})
@@ -52,7 +53,7 @@ def load_state(
         raise ValueError(f"{path} belongs to a run with another recipe ({changed}); give another --out to start anew")
     for name, weight in named_weights(model):
         weight.assign(arrays[f"model/{name}"])
-    for i, variable in enumerate(optimizer.variables):
+    for i, variable in enumerate(optimizer_variables(optimizer)):
         variable.assign(arrays[f"optimizer/{i:04}"])
     shadow = {key.removeprefix("shadow/"): value for key, value in arrays.items() if key.startswith("shadow/")}
     return int(metadata["epoch"]), shadow

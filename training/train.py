@@ -27,6 +27,7 @@ from training.data import digits_batches
 from training.objective import CascadeTrainer, compile_trainer
 from training.optimizers import make_optimizer
 from training.recipe import Recipe, load_recipe
+from training.schedule import Plan
 from training.state import STATE_FILE, load_state
 
 STRATEGIES = ("auto", "one", "mirrored")
@@ -37,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--recipe", required=True, help="name under training/recipes, or a .toml file")
-    parser.add_argument("--data", default="digits", help="what to train on: digits")
+    parser.add_argument("--data", default="", help="what to train on: digits (default: what the recipe says)")
     parser.add_argument("--out", required=True, type=Path, help="folder of the run: state, history.csv and the model")
     parser.add_argument(
         "--start-from", default="", metavar="DIR|PRESET", help="begin with this model's weights, not with fresh ones"
@@ -81,7 +82,8 @@ def train(
         ValueError: the data is unknown, or `out` holds a run and `resume` is False, or one of another recipe.
     """
     if data != "digits":
-        raise ValueError(f"--data {data!r} cannot be trained on; there is digits")
+        raise ValueError(f"--data {data!r} cannot be trained on yet; there is digits")
+    plan = Plan.of(recipe)
     state_path = out / STATE_FILE
     if state_path.exists() and not resume:
         raise ValueError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
@@ -96,9 +98,16 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     with strategy.scope():
         cascade = DynamicVisionTransformer.from_preset(
-            recipe.preset, load_weights=False, dtype=recipe.precision, seed=recipe.seed, **recipe.overrides
+            (recipe.follow_start and start_from) or recipe.preset,
+            load_weights=False,
+            dtype=recipe.precision,
+            seed=recipe.seed,
+            **recipe.overrides,
         )
-        trainer = CascadeTrainer(cascade, recipe.token_loss > 0, recipe.distillation, dtype=recipe.precision)
+        cascade.card = {**cascade.card, "preprocessing": {**cascade.card["preprocessing"], **recipe.preprocessing}}
+        trainer = CascadeTrainer(
+            cascade, recipe.token_loss > 0, recipe.distillation, recipe.frozen, dtype=recipe.precision
+        )
         trainer.build()
         optimizer = make_optimizer(recipe, trainer)
         compile_trainer(trainer, optimizer, recipe)
@@ -106,23 +115,23 @@ def train(
     epoch, start = 0, None
     if state_path.exists():
         epoch, start = load_state(state_path, trainer, optimizer, described)
-        print(f"going on after epoch {epoch} of {recipe.epochs}")
-    shadow = ShadowWeights(cascade, recipe.ema_decay, start, epoch * recipe.steps_per_epoch)
-    scenes = digits.digit_scenes("val", recipe.validation_images)
+        print(f"going on after epoch {epoch} of {plan.epochs}")
+    shadow = ShadowWeights(cascade, recipe.ema_decay, start, epoch * plan.steps_per_epoch, recipe.ema_warmup)
+    scenes = digits.digit_scenes("val", recipe.validation_images or None)
     images = normalise(tf.constant(scenes.images, tf.float32), cascade.card)
-    last = recipe.epochs if stop_after is None else min(recipe.epochs, epoch + stop_after)
+    last = plan.epochs if stop_after is None else min(plan.epochs, epoch + stop_after)
     if epoch < last:
         trainer.fit(
-            digits_batches(recipe, cascade.config, cascade.card, epoch * recipe.steps_per_epoch),
+            digits_batches(recipe, cascade.config, cascade.card, epoch * plan.steps_per_epoch),
             initial_epoch=epoch,
             epochs=last,
-            steps_per_epoch=recipe.steps_per_epoch,
+            steps_per_epoch=plan.steps_per_epoch,
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
                 shadow,
-                Validation(shadow, cascade, images, scenes.labels, recipe.validate_every, recipe.epochs),
+                Validation(shadow, cascade, images, scenes.labels, recipe.validate_every, plan.epochs),
                 SaveState(state_path, trainer, shadow, described),
-                HistoryFile(out / "history.csv", recipe.batch_size * recipe.steps_per_epoch, epoch),
+                HistoryFile(out / "history.csv", recipe.batch_size * plan.steps_per_epoch, epoch),
             ],
         )
     with shadow.swapped():
@@ -130,7 +139,7 @@ def train(
         cascade.save_to_preset(out / "model")
     # Read back in float32, as it will be used: thresholds chosen at the training precision would be slightly off.
     finished = DynamicVisionTransformer.from_preset(out / "model")
-    if last == recipe.epochs:
+    if last == plan.epochs:
         choose_thresholds(finished, data)
         finished.save_to_preset(out / "model")
     return finished
@@ -189,8 +198,10 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         recipe = load_recipe(arguments.recipe, arguments.smoke)
-        start_from = arguments.start_from
-        train(recipe, arguments.data, arguments.out, arguments.strategy, arguments.resume, start_from=start_from)
+        data, start_from = arguments.data or recipe.data, arguments.start_from
+        if not data:
+            raise ValueError(f"recipe {arguments.recipe} names no data of its own; add --data SPEC")
+        train(recipe, data, arguments.out, arguments.strategy, arguments.resume, start_from=start_from)
     except (ValueError, OSError) as error:
         print(f"training.train: {error}", file=sys.stderr)
         return 2
