@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The published names of the Transformers, coarsest first.
 PUBLISHED_TRANSFORMERS = ("less_less_token", "less_token", "normal_token")
-# Averaging shadow weights in float32 moves even a constant table, by up to 2e-4; another formula differs by about 1.
+# Averaging shadow weights in float32 moves even a constant table a little; another formula differs by about 1.
 _SINUSOID_TOLERANCE = 1e-3
 
 

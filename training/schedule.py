@@ -55,11 +55,6 @@ class Plan:
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
-    @property
-    def checkpoints(self) -> range:
-        """The numbers of steps after which the run is saved: at the end of every epoch."""
-        return range(self.steps_per_epoch, self.steps + 1, self.steps_per_epoch)
-
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """A straight rise, then a cosine to the final rate (Loshchilov and Hutter, 2017), which then stays.

@@ -22,6 +22,7 @@ from dvt_tf.checkpoints import assign_state, state_of
 from dvt_tf.evaluation import exit_results, summary
 from dvt_tf.preprocessing import normalise
 from dvt_tf.thresholds import cheapest_within
+from training.augment import Augmentation
 from training.callbacks import HistoryFile, SaveState, ShadowWeights, Validation
 from training.data import digits_batches
 from training.objective import CascadeTrainer, compile_trainer
@@ -79,10 +80,12 @@ def train(
         stop_after: leave after that many epochs of this call, as if interrupted.
 
     Raises:
-        ValueError: the data is unknown, or `out` holds a run and `resume` is False, or one of another recipe.
+        ValueError: the data is unknown, the recipe asks for what is not done with it, or `out` holds a run and `resume`
+            is False, or one of another recipe.
     """
     if data != "digits":
         raise ValueError(f"--data {data!r} cannot be trained on yet; there is digits")
+    refuse_what_digits_ignore(recipe)
     plan = Plan.of(recipe)
     state_path = out / STATE_FILE
     if state_path.exists() and not resume:
@@ -143,6 +146,22 @@ def train(
         choose_thresholds(finished, data)
         finished.save_to_preset(out / "model")
     return finished
+
+
+def refuse_what_digits_ignore(recipe: Recipe) -> None:
+    """Digit scenes vary by themselves and are validated on scenes of their own: what a recipe says else has no effect.
+
+    Raises:
+        ValueError: the recipe sets such a field; the message names it.
+    """
+    neutral = Recipe(
+        recipe.preset,
+        epochs=1,
+        augmentation=Augmentation(label_smoothing=recipe.augmentation.label_smoothing),
+    )
+    for field in ("augmentation", "held_out", "repeated_augmentation", "choose_by"):
+        if getattr(recipe, field) != getattr(neutral, field):
+            raise ValueError(f"recipe field {field} has no effect on digits; leave it out")
 
 
 def start_weights(cascade: DynamicVisionTransformer, start_from: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import tensorflow as tf
 from dvt_tf import DynamicVisionTransformer
 from dvt_tf.checkpoints import CARD_FILE, state_of
 from training import train as program
+from training.augment import Augmentation
 from training.recipe import Recipe
 from training.train import train
 
@@ -129,6 +131,22 @@ def test_a_damaged_state_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         train(RECIPE, "digits", tmp_path, resume=True)
     assert (tmp_path / "state.safetensors").read_bytes() == b"half a file"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"held_out": 0.1},
+        {"choose_by": "best"},
+        {"repeated_augmentation": 3},
+        {"augmentation": Augmentation(flip=True)},
+        {"augmentation": Augmentation(mixup=0.8, label_smoothing=0.1)},
+    ],
+)
+def test_what_would_be_ignored_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"recipe field {next(iter(fields))} has no effect on digits"):
+        train(dataclasses.replace(RECIPE, **fields), "digits", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
