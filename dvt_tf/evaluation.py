@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ import tensorflow as tf
 
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
+from dvt_tf.files import written_whole
 from dvt_tf.thresholds import Operating, operate, published_thresholds
 
 
@@ -82,17 +81,6 @@ def exit_results(
     return ExitResults(confidences, predictions, in_top5, all_labels, np.asarray(count_macs(model)) / 1e9)
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, which takes the place of `path` when that went well and is gone when not."""
-    temporary = path.with_suffix(".writing")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def summary(results: ExitResults, card: dict[str, Any]) -> dict[str, Any]:
     """What the results say, as plain JSON values: every exit alone, and leaving early by the card's thresholds."""
     values = np.asarray(card["thresholds"]["values"], np.float32)
@@ -120,7 +108,7 @@ def budgeted_curve(chosen_on: ExitResults, scored_on: ExitResults) -> list[Opera
 def write_curve(path: Path, curve: list[Operating]) -> None:
     """The curve as CSV, one row per setting, cheapest first; written whole or not at all."""
     exits = len(curve[0].shares)
-    with _written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = [f"threshold_{k + 1}" for k in range(exits - 1)] + [f"share_exit_{k + 1}" for k in range(exits)]
         writer.writerow(["gmacs", "top1", *names])
@@ -131,7 +119,7 @@ def write_curve(path: Path, curve: list[Operating]) -> None:
 
 def write_summary(path: Path, values: dict[str, Any]) -> None:
     """A summary as JSON, written whole or not at all."""
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
@@ -153,5 +141,5 @@ def plot_curve(path: Path, curve: list[Operating], results: ExitResults, card: d
     axes.set_title(f"{card.get('name') or 'cascade'}, {len(results.labels):,} images")
     axes.grid(alpha=0.3)
     axes.legend()
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

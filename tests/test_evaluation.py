@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dvt_tf import evaluation
+from dvt_tf import files
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
 from dvt_tf.evaluation import ExitResults, budgeted_curve, exit_results, plot_curve, write_curve
@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_curve_and_nothing_else(
     def full(*_: Any) -> None:
         raise DiskFullError("disk full")
 
-    monkeypatch.setattr(evaluation.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(DiskFullError):
         write_curve(tmp_path / "curve.csv", curve)
     with pytest.raises(DiskFullError):
