@@ -4,8 +4,8 @@ The splits are train, val, calibration and test. Where a folder has no calibrati
 out of val by a stable hash of CLASS/FILENAME: 40 % calibration, 40 % test, 20 % val. Of a TFDS data set the same is
 done with its `validation` split (`test` where it has none), by its example ids, as TFDS's `test` often has no labels.
 
-A damaged image in a folder is an error that names it, raised when its batch is read: a figure is never computed over
-images that were left out, and no image is ever shown to a model as something else.
+A damaged image is an error that names it, raised when its batch is read: a figure is never computed over images that
+were left out unless whoever asks for it takes note of them, and no image is ever shown to a model as something else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ import numpy as np
 import tensorflow as tf
 
 from dvt_tf import digits, image_files, preprocessing
+from dvt_tf.shards import read_shard_set, records
 
+OnDamaged = Callable[[list[str]], None]
 SPLITS = ("train", "val", "calibration", "test")
-KINDS = "digits, folder:PATH or tfds:NAME"
+KINDS = "digits, folder:PATH, shards:PATH or tfds:NAME"
 _CALIBRATION_SHARE, _TEST_SHARE = 0.4, 0.4
 _C_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DAMAGED = "damaged or unreadable image in the data:"
@@ -44,7 +46,7 @@ class DataSpec:
 
 
 def parse_spec(text: str | DataSpec) -> DataSpec:
-    """Parse `digits`, `folder:PATH` or `tfds:NAME`, each with `@SPLIT` or without.
+    """Parse `digits`, `folder:PATH`, `shards:PATH` or `tfds:NAME`, each with `@SPLIT` or without.
 
     An `@` belongs to the path where the folder of that whole name exists.
 
@@ -59,7 +61,7 @@ def parse_spec(text: str | DataSpec) -> DataSpec:
     if not at:
         body, split = text, ""
     kind, colon, location = body.partition(":")
-    if kind not in ("digits", "folder", "tfds") or (kind == "digits" and colon):
+    if kind not in ("digits", "folder", "shards", "tfds") or (kind == "digits" and colon):
         raise ValueError(f"unknown data {text!r}; it can be {KINDS}, each with @SPLIT or without")
     if kind != "digits" and not location:
         raise ValueError(f"data {text!r} names nothing after {kind}:; it can be {KINDS}")
@@ -68,7 +70,14 @@ def parse_spec(text: str | DataSpec) -> DataSpec:
     return DataSpec(kind, location, split or None)
 
 
-def load(spec: str | DataSpec, split: str | None, card: Mapping[str, Any], batch_size: int) -> tf.data.Dataset:
+def load(
+    spec: str | DataSpec,
+    split: str | None,
+    card: Mapping[str, Any],
+    batch_size: int,
+    on_damaged: OnDamaged | None = None,
+    limit: int = 0,
+) -> tf.data.Dataset:
     """The examples of one split, ready for a model.
 
     Args:
@@ -77,6 +86,8 @@ def load(spec: str | DataSpec, split: str | None, card: Mapping[str, Any], batch
             sample of its scenes.
         card: the model's card; its preprocessing is applied, and its class names give the labels.
         batch_size: at least 1; the last batch holds what is left.
+        on_damaged: called with the names of damaged images, which are then left out; without it they are an error.
+        limit: at most so many of them, of a folder from all over it; 0 for all.
 
     Returns:
         Batches of images float32 (B, S, S, 3), normalised, and labels int32 (B,), indices into the card's class names.
@@ -94,10 +105,80 @@ def load(spec: str | DataSpec, split: str | None, card: Mapping[str, Any], batch
     if batch_size < 1:
         raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
     if spec.kind == "digits":
-        return _load_digits(split, card, batch_size)
+        return _load_digits(split, card, batch_size, limit)
+    batches = file_batches(spec, split, batch_size, limit)
+    return prepare_batches(batches, label_table(class_names(spec, split), card, str(spec)), card, on_damaged)
+
+
+def file_batches(spec: str | DataSpec, split: str, batch_size: int, limit: int = 0) -> tf.data.Dataset:
+    """The image files of one split of a folder, of shards or of TFDS, undecoded, in a fixed order.
+
+    Returns:
+        Batches of contents string (B,), names string (B,) and classes int32 (B,), indices into `class_names`. Contents
+        are as the graph decodes them, "" for a file that cannot be read.
+    """
+    spec = parse_spec(spec)
     if spec.kind == "folder":
-        return _load_folder(spec.location, split, card, batch_size)
-    return _load_tfds(spec.location, split, card, batch_size)
+        paths, names = folder_files(spec.location, split)
+        number = {name: index for index, name in enumerate(class_names(spec, split))}
+        return path_batches(paths, [number[name] for name in names], batch_size, limit)
+    examples = _shard_examples if spec.kind == "shards" else _tfds_examples
+    return at_most(examples(spec.location, split), limit).batch(batch_size)
+
+
+def at_most(examples: tf.data.Dataset, limit: int) -> tf.data.Dataset:
+    """The first `limit` examples; all of them for 0."""
+    return examples.take(limit) if limit else examples
+
+
+def path_batches(paths: Sequence[Path], classes: Sequence[int], batch_size: int, limit: int = 0) -> tf.data.Dataset:
+    """Batches as of `file_batches` of files that are named, in any format that Pillow reads."""
+    # They come class by class: some of them are taken from everywhere.
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(limit or len(paths), len(paths))).astype(int))
+    names = [os.fsencode(paths[index]) for index in chosen]
+    files = tf.data.Dataset.from_tensor_slices((names, np.asarray(classes, np.int32)[chosen]))
+
+    @tf.autograph.experimental.do_not_convert
+    def read(batch: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        contents = tf.numpy_function(read_files, [batch], tf.string)
+        return tf.ensure_shape(contents, [None]), batch, classes
+
+    return files.batch(batch_size).map(read, num_parallel_calls=2)
+
+
+def prepare_batches(
+    batches: tf.data.Dataset, labels: np.ndarray, card: Mapping[str, Any], on_damaged: OnDamaged | None = None
+) -> tf.data.Dataset:
+    """Batches of `file_batches` -> batches for a model, as `load` describes them; `labels` is of `label_table`."""
+    table = tf.constant(labels, tf.int32)
+
+    def report(names: np.ndarray) -> np.int32:
+        assert on_damaged is not None
+        on_damaged([os.fsdecode(name) for name in names])
+        return np.int32(len(names))
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(contents: tf.Tensor, names: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, valid = preprocessing.preprocess(contents, card)
+        labels = tf.gather(table, classes)
+        if on_damaged is None:
+            damaged = tf.strings.reduce_join(tf.boolean_mask(names, ~valid)[:3], separator=", ")
+            # \x1f, which TensorFlow escapes as \037, ends the message that it wraps in words of its own.
+            message = tf.strings.join([_DAMAGED, " ", damaged, "\x1f"])
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(valid), [message])]):
+                return tf.identity(images), labels
+        count = tf.cond(
+            tf.reduce_all(valid),
+            lambda: tf.constant(0),
+            lambda: tf.ensure_shape(tf.numpy_function(report, [tf.boolean_mask(names, ~valid)], tf.int32), []),
+        )
+        with tf.control_dependencies([count]):
+            return tf.boolean_mask(images, valid), tf.boolean_mask(labels, valid)
+
+    prepared = batches.map(prepare, num_parallel_calls=2)
+    if on_damaged is not None:
+        prepared = prepared.filter(lambda images, labels: tf.size(labels) > 0)
+    return prepared.prefetch(1)
 
 
 def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ...]:
@@ -111,7 +192,10 @@ def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ..
     if spec.kind == "folder":
         root = Path(spec.location)
         return tuple(folder.name for folder in _class_folders(root / _source_split(root, split or spec.split or "val")))
-    return tuple(_tfds_label(_tfds_builder(spec.location), spec.location)[1].names)
+    if spec.kind == "shards":
+        return read_shard_set(spec.location).class_names
+    builder = tfds_builder(spec.location)
+    return tuple(builder.info.features[tfds_keys(builder, spec.location)[1]].names)
 
 
 def folder_files(root: str | Path, split: str) -> tuple[list[Path], list[str]]:
@@ -175,8 +259,15 @@ def _check_split(split: str, spec: str) -> None:
         raise ValueError(f"unknown split {split!r} of {spec}; the splits are {', '.join(SPLITS)}")
 
 
-def _check_classes(found: Sequence[str], card: Mapping[str, Any], where: str) -> dict[str, int]:
-    """What the data calls a class -> label; the card has the say, and the data must have the same names, or its ids."""
+def label_table(found: Sequence[str], card: Mapping[str, Any], where: str) -> np.ndarray:
+    """The label, int32, of each class of a data set: the card has the say, and the data must have its names or its ids.
+
+    Args:
+        found: the data's class names. where: what an error message calls the data.
+
+    Raises:
+        ValueError: the data lacks a class of the card's, or has another.
+    """
     wanted = list(card["class_names"])
     ids = list(card.get("class_ids") or ())
     if len(set(ids) & set(found)) > len(set(wanted) & set(found)):
@@ -187,17 +278,16 @@ def _check_classes(found: Sequence[str], card: Mapping[str, Any], where: str) ->
         faults = [f"{len(extra)} that the model has not ({_first(extra)})"] if extra else []
         faults += [f"lacks {len(missing)} of the model's ({_first(missing)})"] if missing else []
         raise ValueError(f"{where} has {len(found)} classes, the model {len(wanted)}: it has {' and '.join(faults)}")
-    return {name: index for index, name in enumerate(wanted)}
+    return np.array([wanted.index(name) for name in found], np.int32)
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _load_digits(split: str, card: Mapping[str, Any], batch_size: int) -> tf.data.Dataset:
-    label_of = _check_classes(digits.CLASS_NAMES, card, "digits")
-    label_of_digit = np.array([label_of[name] for name in digits.CLASS_NAMES], np.int32)
-    scenes = digits.digit_scenes(split)
+def _load_digits(split: str, card: Mapping[str, Any], batch_size: int, limit: int) -> tf.data.Dataset:
+    label_of_digit = label_table(digits.CLASS_NAMES, card, "digits")
+    scenes = digits.digit_scenes(split, min(limit or digits.SCENES[split], digits.SCENES[split]))
     examples = tf.data.Dataset.from_tensor_slices((scenes.images, label_of_digit[scenes.labels]))
 
     def prepare(pixels: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -206,68 +296,55 @@ def _load_digits(split: str, card: Mapping[str, Any], batch_size: int) -> tf.dat
     return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(1)
 
 
-def _load_folder(root: str, split: str, card: Mapping[str, Any], batch_size: int) -> tf.data.Dataset:
-    paths, names = folder_files(root, split)
-    label_of = _check_classes(class_names(DataSpec("folder", root, split)), card, root)
-    labels = np.array([label_of[name] for name in names], np.int32)
-    files = tf.data.Dataset.from_tensor_slices(([os.fsencode(path) for path in paths], labels))
+def _shard_examples(root: str, split: str) -> tf.data.Dataset:
+    """(contents, name, class) of one split of shards; calibration and test come out of val as those of a folder."""
+    shards = read_shard_set(root).splits
+    source = split if split in shards or split not in ("calibration", "test") else "val"
+    if source not in shards:
+        raise ValueError(f"shards:{root} has no split {split!r}; it has {', '.join(shards)}")
+    examples = records([str(shard.path) for shard in shards[source]])
+    if source == "val":
+        derived = [name for name in ("calibration", "test") if name not in shards]
+        examples = examples.filter(lambda contents, label, name: _is_of_split(name, split, derived))
+    return examples.map(lambda contents, label, name: (contents, name, label))
 
-    def prepare(batch: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        contents = tf.ensure_shape(tf.numpy_function(_read_files, [batch], tf.string), [None])
-        return _prepare_files(contents, batch, labels, card)
 
-    return files.batch(batch_size).map(prepare, num_parallel_calls=2).prefetch(1)
-
-
-def _load_tfds(name: str, split: str, card: Mapping[str, Any], batch_size: int) -> tf.data.Dataset:
-    builder = _tfds_builder(name)
-    image_key, label_feature = _tfds_label(builder, name)
-    label_key = builder.info.supervised_keys[1]
-    label_of = _check_classes(label_feature.names, card, f"tfds:{name}")
-    label_table = tf.constant([label_of[class_name] for class_name in label_feature.names], tf.int32)
-    import tensorflow_datasets as tfds
-
+def _tfds_examples(name: str, split: str) -> tf.data.Dataset:
+    """(contents, name, class) of one split of a TFDS data set; the last three come out of its validation split."""
+    builder = tfds_builder(name)
     builder.download_and_prepare()
     held_out = next((part for part in ("validation", "test") if part in builder.info.splits), None)
     source = "train" if split == "train" else held_out
     if source is None or source not in builder.info.splits:
         raise ValueError(f"tfds:{name} has no labelled {split} data; its splits are {', '.join(builder.info.splits)}")
+    examples = tfds_examples(builder, name, source)
+    if split == "train":
+        return examples
+    return examples.filter(lambda contents, name, label: _is_of_split(name, split, ("calibration", "test")))
+
+
+def tfds_examples(builder: Any, name: str, part: str) -> tf.data.Dataset:
+    """(contents string, name string, class int32), scalars, of a part of a TFDS data set such as `train[:90%]`."""
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = tfds_keys(builder, name)
     # Undecoded, so that its images take the same path as every other file; with ids, which place each in its split.
     examples = builder.as_dataset(
-        split=source,
+        split=part,
         shuffle_files=False,
         decoders={image_key: tfds.decode.SkipDecoding()},
         read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
     )
-    if split != "train":
-
-        def is_of_split(identity: bytes) -> bool:
-            return hashed_split(identity.decode()) == split
-
-        examples = examples.filter(
-            lambda example: tf.ensure_shape(tf.numpy_function(is_of_split, [example["tfds_id"]], tf.bool), [])
-        )
-
-    def prepare(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        labels = tf.gather(label_table, example[label_key])
-        return _prepare_files(example[image_key], example["tfds_id"], labels, card)
-
-    return examples.batch(batch_size).map(prepare, num_parallel_calls=2).prefetch(1)
+    return examples.map(lambda example: (example[image_key], example["tfds_id"], tf.cast(example[label_key], tf.int32)))
 
 
-def _prepare_files(
-    contents: tf.Tensor, names: tf.Tensor, labels: tf.Tensor, card: Mapping[str, Any]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Strings (B,) to model input; an invalid one raises with the names of the first few."""
-    images, valid = preprocessing.preprocess(contents, card)
-    damaged = tf.strings.reduce_join(tf.boolean_mask(names, ~valid)[:3], separator=", ")
-    # \x1f, which TensorFlow escapes as \037, ends the message that it wraps in words of its own.
-    message = tf.strings.join([_DAMAGED, " ", damaged, "\x1f"])
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(valid), [message])]):
-        return tf.identity(images), labels
+def _is_of_split(name: tf.Tensor, split: str, derived: Sequence[str]) -> tf.Tensor:
+    """Whether the example of that name belongs to a split that comes out of val: bool ()."""
+    found = tf.numpy_function(lambda name: hashed_split(os.fsdecode(name), derived) == split, [name], tf.bool)
+    return tf.ensure_shape(found, [])
 
 
-def _read_files(paths: np.ndarray) -> np.ndarray:
+def read_files(paths: np.ndarray) -> np.ndarray:
     """Paths (B,) -> contents (B,) that the graph decodes, "" for what cannot be read."""
 
     def read(path: bytes) -> bytes:
@@ -297,7 +374,8 @@ def _class_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _tfds_builder(name: str) -> Any:
+def tfds_builder(name: str) -> Any:
+    """TFDS's builder of that name; raises ValueError in plain words where there is none, or no TFDS."""
     try:
         import tensorflow_datasets as tfds
 
@@ -310,10 +388,10 @@ def _tfds_builder(name: str) -> Any:
         raise ValueError(f"tfds:{name} needs {package}: pip install tensorflow-datasets importlib_resources") from None
 
 
-def _tfds_label(builder: Any, name: str) -> tuple[str, Any]:
-    """The key of a data set's image and the feature of its label."""
+def tfds_keys(builder: Any, name: str) -> tuple[str, str]:
+    """The keys of a data set's image and of its label, which is a class; raises ValueError where there are none."""
     keys = builder.info.supervised_keys
     features = builder.info.features
     if not keys or not set(keys) <= set(features) or not hasattr(features[keys[1]], "names"):
         raise ValueError(f"tfds:{name} is no set of images with one class label each")
-    return keys[0], features[keys[1]]
+    return keys[0], keys[1]

@@ -13,7 +13,7 @@ on white, grey becomes RGB, colour profiles are ignored. `image_files` turns oth
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +171,25 @@ def decode_image(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     )
     pixels.set_shape([None, None, 3])
     return pixels, readable
+
+
+def decode_image_or_nothing(
+    source: tf.Tensor, read: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`decode_image` that never raises, for `tf.data`: what is damaged too gives a black pixel and False.
+
+    `read` turns `source` into the file's contents; where that fails, there is no image either.
+    """
+    # An operation that fails is an error that TensorFlow cannot catch but here.
+    decode = tf.autograph.experimental.do_not_convert(lambda source: _decode_image_function()(read(source)))
+    attempt = tf.data.Dataset.from_tensors(source).map(decode).ignore_errors()
+    return attempt.concatenate(tf.data.Dataset.from_tensors(_unreadable())).take(1).get_single_element()
+
+
+@functools.cache
+def _decode_image_function() -> Any:
+    """`decode_image`, traced once however often it is used."""
+    return tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 @functools.lru_cache(maxsize=16)

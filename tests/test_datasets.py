@@ -58,7 +58,7 @@ def test_an_at_sign_may_belong_to_a_folder_that_exists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "mnist", "digits:x", "dir:/x", "@val", "folder", "folder:", "tfds:@val"])
 def test_unknown_data_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(ValueError, match="digits, folder:PATH or tfds:NAME"):
+    with pytest.raises(ValueError, match="digits, folder:PATH, shards:PATH or tfds:NAME"):
         datasets.parse_spec(text)
 
 
@@ -183,7 +183,7 @@ def test_class_names(tmp_path: Path) -> None:
 
 def test_digits_are_the_scenes_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = digits.digit_scenes("val", size=10)
-    monkeypatch.setattr(digits, "digit_scenes", lambda split: digits.DigitScenes(*(part[:10] for part in scenes)))
+    monkeypatch.setattr(digits, "digit_scenes", lambda split, size: digits.DigitScenes(*(part[:10] for part in scenes)))
     card = {**images.card(image_size=112), "class_names": [str(digit) for digit in range(9, -1, -1)]}
     prepared, labels = batches(datasets.load("digits@test", "val", card, 4))
     np.testing.assert_array_equal(prepared, preprocessing.normalise(scenes.images, card))
