@@ -133,12 +133,21 @@ def token_loss(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), (1, 2))
 
 
+@keras.utils.register_keras_serializable(package="dvt_tf")
+def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of logits (B, C) against the shares (B, C) of each class in an image -> (B,)."""
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+
+def exit_names(num_exits: int) -> list[str]:
+    """What the exits are called in outputs, targets and logs: `exit_1` and so on."""
+    return [f"exit_{i + 1}" for i in range(num_exits)]
+
+
 def compile_trainer(trainer: CascadeTrainer, optimizer: keras.optimizers.Optimizer, recipe: Recipe) -> None:
-    """Compiles with a loss and a top-1 metric per exit; labels are {"exit_k": (B,)} and {"tokens_k": ...}."""
-    exits = [f"exit_{i + 1}" for i in range(trainer.cascade.num_exits)]
-    losses: dict[str, Any] = {}
-    for name in exits:
-        losses[name] = SmoothedCrossEntropy(recipe.augmentation.label_smoothing)
+    """Compiles with a loss and a top-1 metric per exit; targets are {"exit_k": (B, C)} and {"tokens_k": ...}."""
+    exits = exit_names(trainer.cascade.num_exits)
+    losses: dict[str, Any] = dict.fromkeys(exits, cross_entropy)
     weights = dict.fromkeys(exits, 1.0)
     for i in range(len(trainer.token_heads)):
         losses[f"tokens_{i + 1}"] = token_loss
@@ -147,24 +156,6 @@ def compile_trainer(trainer: CascadeTrainer, optimizer: keras.optimizers.Optimiz
         optimizer=optimizer,
         loss=losses,
         loss_weights=weights,
-        metrics={name: [keras.metrics.SparseCategoricalAccuracy(name="top1")] for name in exits},
+        metrics={name: [keras.metrics.CategoricalAccuracy(name="top1")] for name in exits},
         jit_compile=False,
     )
-
-
-@keras.utils.register_keras_serializable(package="dvt_tf")
-class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits (B, C) against integer labels (B,), with label smoothing (Szegedy et al., 2016)."""
-
-    def __init__(self, smoothing: float = 0.0, name: str = "cross_entropy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-        self.smoothing = smoothing
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        classes = y_pred.shape[-1]
-        wanted = tf.one_hot(tf.cast(tf.reshape(y_true, (-1,)), tf.int32), classes, dtype=y_pred.dtype)
-        wanted = wanted * (1.0 - self.smoothing) + self.smoothing / classes
-        return tf.nn.softmax_cross_entropy_with_logits(wanted, y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "smoothing": self.smoothing}

@@ -26,19 +26,19 @@ def of_a_head(name: str) -> bool:
     return any(part in HEADS for part in name.split("."))
 
 
-def make_optimizer(recipe: Recipe, model: keras.Model, training_images: int = 0) -> keras.optimizers.Optimizer:
+def make_optimizer(recipe: Recipe, model: keras.Model, plan: Plan) -> keras.optimizers.Optimizer:
     """The recipe's optimizer and schedule for the trainable weights of a built model, its state created.
 
     Under `mixed_float16` it scales the loss.
 
     Args:
         recipe: what to do. model: whose weights are named as in its file, below `cascade`.
-        training_images: how many there are, as for `Plan.of`.
+        plan: the recipe in steps.
 
     Raises:
-        ValueError: as `Plan.of` does, or LAMB without TensorFlow Addons where it has to come from there.
+        ValueError: LAMB without TensorFlow Addons where it has to come from there.
     """
-    schedule = make_schedule(recipe, Plan.of(recipe, training_images))
+    schedule = make_schedule(recipe, plan)
     weights = dict(named_weights(model))
     spared = [] if recipe.weight_decay_of == "all" else [n for n, weight in weights.items() if not decays(n, weight)]
     clip_norm = recipe.clip_norm or None

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ _AT_LEAST_0: tuple[str, ...] = (
     "warmup_epochs",
     "curriculum_images",
     "validation_images",
+    "test_images",
 )
 _NUMBERS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("learning_rate", "beta_2"), lambda value: 0 < value < 1, "between 0 and 1"),
     (("ema_decay", "momentum", "held_out"), lambda value: 0 <= value < 1, "of at least 0 and below 1"),
-    (("curriculum_clutter",), lambda value: 0 <= value <= 1, "from 0 to 1"),
+    (("curriculum_clutter", "max_damaged"), lambda value: 0 <= value <= 1, "from 0 to 1"),
     (("body_learning_rate_scale",), lambda value: 0 < value <= 1, "above 0 and at most 1"),
     (("epsilon", "curriculum_min_size"), lambda value: value > 0, "above 0"),
     (
@@ -78,6 +79,8 @@ class Recipe:
         steps_per_epoch: steps of an epoch; 0 for a pass over the training images.
         held_out: share of the training images that is not trained on but validated on, so that nothing is chosen by
             the images that the result is reported of.
+        max_damaged: share of the training images that may be damaged: these are named in the log, and another image of
+            the batch takes the place of each. Beyond it the run stops.
         precision: `float32`, `mixed_bfloat16` or `mixed_float16`.
         optimizer: `adamw`, `sgd` (with momentum) or `lamb`.
         momentum: of SGD.
@@ -114,6 +117,8 @@ class Recipe:
         curriculum_clutter: most clutter at the start, 0 to 1.
         validate_every: epochs between two validations of the shadow weights.
         validation_images: how many of the held-out images, or of the val split; 0 for all.
+        test_images: how many images the finished model is scored on, and how many its thresholds are chosen on; 0 for
+            all of the test split, and all that are held out.
         choose_by: `last` keeps the model of the last epoch, `best` that of the epoch whose last exit was best in
             validation.
 
@@ -133,6 +138,7 @@ class Recipe:
     batch_size: int = 64
     steps_per_epoch: int = 0
     held_out: float = 0.0
+    max_damaged: float = 0.01
     precision: str = "float32"
     optimizer: str = "adamw"
     momentum: float = 0.9
@@ -162,6 +168,7 @@ class Recipe:
     curriculum_clutter: float = 0.25
     validate_every: int = 4
     validation_images: int = 1000
+    test_images: int = 0
     choose_by: str = "last"
 
     def __post_init__(self) -> None:
@@ -230,8 +237,12 @@ class Recipe:
         return self.learning_rate * (self.batch_size / self.learning_rate_batch if self.learning_rate_batch else 1.0)
 
 
-def load_recipe(name_or_path: str, smoke: bool = False) -> Recipe:
-    """The recipe of that name under training/recipes, or of a TOML file; with `smoke`, its [smoke] table laid over it.
+def load_recipe(name_or_path: str, smoke: bool = False, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name under training/recipes, or of a TOML file.
+
+    Args:
+        smoke: lays the recipe's [smoke] table over it.
+        changes: fields to change, as `batch_size=256` or `augmentation.mixup=0`.
 
     Raises:
         ValueError: no such recipe, not TOML, or a field that a recipe does not have or that is out of range.
@@ -252,6 +263,10 @@ def load_recipe(name_or_path: str, smoke: bool = False) -> Recipe:
         _check_names(table, _names_of(Recipe), where)
     if smoke:
         fields = _laid_over(fields, smoke_fields)
+    for change in changes:
+        one = _parse_change(change)
+        _check_names(one, _names_of(Recipe), f"--set {change}:")
+        fields = _laid_over(fields, one)
     if "preset" not in fields:
         raise ValueError(f"recipe {path} names no preset")
     try:
@@ -262,6 +277,20 @@ def load_recipe(name_or_path: str, smoke: bool = False) -> Recipe:
         return Recipe(**fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _parse_change(text: str) -> dict[str, Any]:
+    """`field=value` or `table.field=value` as nested dictionaries; a value that is no TOML is a text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"--set {text}: it takes FIELD=VALUE, such as batch_size=256")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(name.strip().split(".")):
+        parsed = {part: parsed}
+    return parsed
 
 
 def _laid_over(fields: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

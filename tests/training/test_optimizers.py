@@ -14,11 +14,12 @@ from tensorflow import keras
 
 from dvt_tf.checkpoints import named_weights, state_of
 from tests.cascades import TOKENS_TO_TOKEN, random_images, small_cascade
-from training.callbacks import ShadowWeights
 from training.objective import CascadeTrainer, compile_trainer, frozen_weights
 from training.optimizers import decays, make_optimizer, of_a_head, optimizer_variables
 from training.recipe import Recipe, load_recipe
-from training.state import load_state, save_state
+from training.schedule import Plan
+from training.shadow import ShadowWeights
+from training.state import Progress, load_state, save_state
 
 KINDS: dict[str, dict[str, Any]] = {
     "patch": {"token_grids": (2, 3), "depth": 1},
@@ -53,7 +54,7 @@ def trainer_for(recipe: Recipe, kind: str = "patch") -> CascadeTrainer:
     policy = None if recipe.precision == "float32" else recipe.precision
     trainer = CascadeTrainer(small_cascade(dtype=policy, **KINDS[kind]), frozen=recipe.frozen, dtype=policy)
     trainer.build()
-    compile_trainer(trainer, make_optimizer(recipe, trainer), recipe)
+    compile_trainer(trainer, make_optimizer(recipe, trainer, Plan.of(recipe)), recipe)
     return trainer
 
 
@@ -202,7 +203,7 @@ def test_fit_moves_what_is_not_frozen(optimizer: str, precision: str) -> None:
     trainer = trainer_for(dataclasses.replace(RECIPE, optimizer=optimizer, precision=precision, frozen=CIFAR.frozen))
     before = state_of(trainer)
     config = trainer.cascade.config
-    wanted = {f"exit_{i + 1}": np.array([0, 1, 2, 3], np.int32) for i in range(config.num_exits)}
+    wanted = {f"exit_{i + 1}": np.eye(config.num_classes, dtype=np.float32)[:4] for i in range(config.num_exits)}
     data = tf.data.Dataset.from_tensors((random_images(4), wanted)).repeat(2)
     assert np.isfinite(trainer.fit(data, epochs=1, verbose=0).history["loss"][-1])
     after = state_of(trainer)
@@ -242,8 +243,8 @@ def test_a_saved_state_goes_on_as_if_never_left(optimizer: str, precision: str, 
     for gradient in gradients[:3]:
         apply(trainer, gradient)
     path = tmp_path / "state.safetensors"
-    save_state(path, trainer, trainer.optimizer, {}, 1, "{}")
-    load_state(path, again, again.optimizer, "{}")
+    save_state(path, trainer, trainer.optimizer, {}, Progress(3), {})
+    assert load_state(path, again, again.optimizer, {}) == (Progress(3), {})
     assert int(again.optimizer.iterations) == 3
     for one in (trainer, again):
         apply(one, gradients[3])

@@ -1,0 +1,93 @@
+"""Trains the same run on one device and on eight logical ones -> how far they are apart, as a line of JSON.
+
+A program of its own, since the number of devices is fixed once TensorFlow has run. Its argument is a folder, with the
+pictures in `data`.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+# ruff: noqa: E402
+import numpy as np
+import safetensors.numpy
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
+)
+
+from tests.training.folders import RECIPE
+from training import validation
+from training.devices import make_strategy
+from training.run import train
+
+# Plain steps of length 1 against the gradient, so that what the weights are apart is what the gradients are.
+GRADIENTS = dataclasses.replace(
+    RECIPE,
+    epochs=1,
+    batch_size=16,
+    optimizer="sgd",
+    momentum=0.0,
+    weight_decay=0.0,
+    learning_rate=0.1,
+    final_learning_rate=0.1,
+    distillation=0.5,
+    clip_norm=0.1,
+)
+
+
+def main(folder: Path) -> None:
+    """Runs it."""
+    states, histories, validated = {}, {}, {}
+    counted: list[list[int]] = []
+    whole = validation.Validation._count_right
+
+    def note(self: validation.Validation, *batch: tf.Tensor) -> tf.Tensor:
+        total = whole(self, *batch)
+        tf.numpy_function(lambda value: counted.append(value.tolist()), [total], [])
+        return total
+
+    validation.Validation._count_right = note
+    mirrored = make_strategy("mirrored")
+    for name, strategy in (("one", make_strategy("one")), ("eight", mirrored)):
+        counted.clear()
+        train(GRADIENTS, f"folder:{folder / 'data'}", folder / name, strategy)
+        validated[name] = np.sum(counted, 0).tolist()
+        states[name] = safetensors.numpy.load_file(folder / name / "state.safetensors")
+        with (folder / name / "history.csv").open(newline="") as file:
+            rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+        histories[name] = [float(value) for row in rows for value in row.values()]
+    shadow = {key.removeprefix("shadow/"): value for key, value in states["one"].items() if key.startswith("shadow/")}
+
+    def apart(kind: str) -> float:
+        return max(
+            float(np.abs(value - states["eight"][key]).max())
+            for key, value in states["one"].items()
+            if key.startswith(kind)
+        )
+
+    moved = max(float(np.abs(states["one"][f"model/cascade.{key}"] - value).max()) for key, value in shadow.items())
+    print(
+        json.dumps(
+            {
+                "replicas": mirrored.num_replicas_in_sync,
+                "gradients": apart("model/"),
+                "shadow": apart("shadow/"),
+                "moved": moved,
+                "history": histories,
+                "validated": validated,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
