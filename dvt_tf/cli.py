@@ -177,7 +177,10 @@ def presets(
 @app.command()
 def evaluate(
     data: Annotated[
-        str, typer.Option(metavar="SPEC[@SPLIT]", help="digits, folder:PATH or tfds:NAME; by default its test split.")
+        str,
+        typer.Option(
+            metavar="SPEC[@SPLIT]", help="digits, folder:PATH, shards:PATH or tfds:NAME; by default its test split."
+        ),
     ],
     model: Annotated[
         str, typer.Option(metavar="DIR|PRESET", help="A model folder, or a preset whose weights are bundled.")

@@ -1,8 +1,9 @@
-"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order and every example once: digits, folders, TFDS.
+"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order, each once: digits, folders, shards, TFDS.
 
-The splits are train, val, calibration and test. Where a folder has no calibration or test folder of its own, they come
-out of val by a stable hash of CLASS/FILENAME: 40 % calibration, 40 % test, 20 % val. Of a TFDS data set the same is
-done with its `validation` split (`test` where it has none), by its example ids, as TFDS's `test` often has no labels.
+The splits are train, val, calibration and test. Where a folder (or the shards made of it) has no calibration or test
+folder of its own, they come out of val by a stable hash of CLASS/FILENAME: 40 % calibration, 40 % test, 20 % val. Of a
+TFDS data set the same is done with its `validation` split (`test` where it has none), by its example ids, as TFDS's
+`test` often has no labels.
 
 A damaged image is an error that names it, raised when its batch is read: a figure is never computed over images that
 were left out unless whoever asks for it takes note of them, and no image is ever shown to a model as something else.

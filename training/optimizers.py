@@ -13,6 +13,7 @@ from dvt_tf.checkpoints import named_weights
 from training.recipe import Recipe
 from training.schedule import Plan, WarmupCosine, make_schedule
 
+KERAS_3 = hasattr(keras.optimizers, "Lamb")
 HEADS = ("head", "token_heads")  # parts of the names of the weights that `body_learning_rate_scale` is not for
 
 
@@ -43,7 +44,7 @@ def make_optimizer(recipe: Recipe, model: keras.Model, plan: Plan) -> keras.opti
     spared = [] if recipe.weight_decay_of == "all" else [n for n, weight in weights.items() if not decays(n, weight)]
     clip_norm = recipe.clip_norm or None
     if recipe.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(
+        optimizer = _clipping(keras.optimizers.AdamW)(
             learning_rate=schedule,
             weight_decay=recipe.weight_decay,
             beta_2=recipe.beta_2,
@@ -51,7 +52,7 @@ def make_optimizer(recipe: Recipe, model: keras.Model, plan: Plan) -> keras.opti
             global_clipnorm=clip_norm,
         )
     elif recipe.optimizer == "sgd":
-        optimizer = TwoRateSGD(
+        optimizer = _clipping(TwoRateSGD)(
             schedule,
             float(recipe.momentum),
             recipe.weight_decay,
@@ -59,7 +60,7 @@ def make_optimizer(recipe: Recipe, model: keras.Model, plan: Plan) -> keras.opti
             [weight for name, weight in weights.items() if not of_a_head(name)],
             global_clipnorm=clip_norm,
         )
-    elif hasattr(keras.optimizers, "Lamb"):
+    elif KERAS_3:
         optimizer = _keras_lamb(
             learning_rate=schedule, beta_2=recipe.beta_2, epsilon=recipe.epsilon, global_clipnorm=clip_norm
         )
@@ -187,4 +188,29 @@ def _keras_lamb(**fields: Any) -> keras.optimizers.Optimizer:
                 learning_rate *= tf.where((lengths[0] > 0) & (lengths[1] > 0), tf.math.divide_no_nan(*lengths), 1.0)
             variable.assign_sub(learning_rate * update)
 
-    return Lamb(**fields)
+    return _clipping(Lamb)(**fields)
+
+
+def _clipping(kind: type) -> Any:
+    """An optimizer whose `global_clipnorm` is that of the gradients of all replicas together, as Keras 2's is.
+
+    Keras 3's clips those of each replica before they are added up, so that the number of devices would matter.
+    """
+    if not KERAS_3:
+        return kind
+
+    class Clipping(kind):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, global_clipnorm: float | None = None, **fields: Any) -> None:
+            super().__init__(*arguments, **fields)
+            self.longest = global_clipnorm
+
+        def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+            if self.longest:
+                context = tf.distribute.get_replica_context()
+                together = context.all_reduce("SUM", grads) if context.num_replicas_in_sync > 1 else grads
+                length = tf.linalg.global_norm([tf.convert_to_tensor(gradient) for gradient in together])
+                grads = [gradient * (self.longest / tf.maximum(length, self.longest)) for gradient in grads]
+            return super().apply(grads, trainable_variables)
+
+    Clipping.__name__ = kind.__name__
+    return Clipping
