@@ -4,6 +4,7 @@ PYTHON ?=
 PYTHON_KERAS3 ?=
 GPU ?=
 PYTORCH ?=
+WORKERS ?= 2
 ARGS ?=
 
 VENV := .venv
@@ -14,6 +15,7 @@ STAMP_PYTORCH := $(VENV)/.installed-pytorch
 STAMP_KERAS3 := $(VENV_KERAS3)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 PIP := -m pip --disable-pip-version-check install -q
+PARALLEL := -n $(WORKERS) --dist loadfile
 PACKAGES := $(wildcard dvt_tf training app benchmarks)
 CACHES := build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -41,6 +43,7 @@ help: ## list these targets
 	@echo "  PYTHON_KERAS3=...  the Python of .venv-keras3"
 	@echo "  GPU=1              TensorFlow with its CUDA libraries"
 	@echo "  PYTORCH=1          PyTorch too, for dvt convert"
+	@echo "  WORKERS=2          test files that run at a time; 0 for one after another in one process"
 	@echo "  ARGS=...           more arguments for demo, train-digits, screenshots and the tests"
 
 setup: ## make .venv with all the project needs (at once when nothing changed)
@@ -98,7 +101,7 @@ format: setup ## rewrite the code as lint wants it
 	$(PY) -m ruff format .
 
 test: lint ## lint, then every test but the slow ones, on the default stack
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
@@ -106,7 +109,7 @@ test-slow: setup ## the slow tests alone
 test-keras3: ## the tests of `make test` on Keras 3, in .venv-keras3
 	@python=$$($(call find_python,$(VENV_KERAS3)/bin/python $(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
 	if [ -n "$$python" ]; then \
-		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest -m "not slow" $(ARGS); \
+		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS); \
 	elif [ -n "$(CI)" ]; then \
 		echo "make: Keras 3 needs Python 3.12 or 3.13 with venv, and none was found" >&2; exit 1; \
 	else \
