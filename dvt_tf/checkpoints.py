@@ -178,11 +178,10 @@ def save(model: DynamicVisionTransformer, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         card = {**model.card, "config": model.config.to_dict()}
-        safetensors.numpy.save_file(state_of(model), temporary / WEIGHTS_FILE, metadata={"format": "dvt_tf"})
+        contents = safetensors.numpy.save(state_of(model), metadata={"format": "dvt_tf"})
+        (temporary / WEIGHTS_FILE).write_bytes(contents)  # its own writing of files raises no OSError on a full disk
         (temporary / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes for the owner alone; models are copied, shared and served
+        temporary.chmod(0o755)  # made for the owner alone, and models are copied, shared and served
         if folder.is_dir():
             _replace_folder(folder, temporary)
         else:

@@ -129,10 +129,17 @@ class HistoryFile(keras.callbacks.Callback):
             values["learning_rate"] = f"{self.rate(epoch):.6g}"
         self.rows.append({"epoch": str(epoch + 1), "images": str((epoch + 1) * self.images_per_epoch), **values})
         names = list(dict.fromkeys(key for row in self.rows for key in row))
+        refuse_vanished(self.path.parent)
         with written_whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def refuse_vanished(folder: Path) -> None:
+    """Raises FileNotFoundError where the folder of a run was moved, deleted or unmounted: no new one is begun."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}, the folder of the run, is gone; put it back and go on with --resume")
 
 
 def read_history(path: Path) -> list[dict[str, str]]:

@@ -171,7 +171,7 @@ class Run:
             recipe.validate_every,
             plan.epochs,
             self.progress.best,
-            (lambda: self.cascade.save_to_preset(self.out / BEST)) if self.chief else None,
+            self._save_best if self.chief else None,
         )
         save = SaveState(
             self.out if self.chief else None,
@@ -199,6 +199,10 @@ class Run:
         board = keras.callbacks.TensorBoard(str(self.out / "tensorboard"), write_graph=False, profile_batch=0)
         bar = reporting.ProgressBar(plan, recipe.batch_size, step)
         return [logs, self.shadow, validation, bar, history, board, save]
+
+    def _save_best(self) -> None:
+        reporting.refuse_vanished(self.out)
+        self.cascade.save_to_preset(self.out / BEST)
 
     def finish(self) -> DynamicVisionTransformer:
         """Saves the model, with thresholds from the images held out and figures from the test split."""

@@ -116,12 +116,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, Diverged) as error:
         print(f"training.train: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except tf.errors.DataLossError as error:
+        print(
+            f"training.train: the data is damaged ({_plain(error)}); for shards, see python -m training.shard --check",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+    except tf.errors.ResourceExhaustedError as error:
+        print(
+            f"training.train: out of memory ({_plain(error)}); a smaller batch_size or half precision needs less",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         reason = type(error).__name__
         print(f"training.train: another machine was lost ({reason}); going on from the saved state", file=sys.stderr)
         begin_anew(arguments)
         return LOST_MACHINE
     return 0
+
+
+def _plain(error: tf.errors.OpError) -> str:
+    """TensorFlow's own words, without where in the graph it was."""
+    lines = [line.strip() for line in str(error.message).splitlines()]
+    return next((line for line in lines if line and not line.startswith(("Graph execution", "Detected at"))), "?")[:300]
 
 
 if __name__ == "__main__":
