@@ -17,6 +17,7 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 PIP := -m pip --disable-pip-version-check install -q
 PARALLEL := -n $(WORKERS) --dist loadfile
 PACKAGES := $(wildcard dvt_tf training app benchmarks)
+BASELINES := digits_static_7 digits_static_10 digits_static_14 digits_no_reuse
 CACHES := build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # $(call find_python,NAMES,FROM,BELOW): prints the first of NAMES, on the PATH or else in pyenv's folder, that runs, has venv
@@ -34,7 +35,7 @@ endef
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-keras3 lint format train-digits screenshots clean clean-all
+.PHONY: help setup demo test test-slow test-keras3 lint format train-digits train-baselines screenshots clean clean-all
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -120,6 +121,11 @@ train-digits: setup ## train the bundled model again (hours); goes on where it w
 	$(PY) -m training.train --recipe digits --data digits --out runs/digits --resume $(ARGS)
 	$(PY) -m training.train --recipe digits_further --start-from runs/digits/model --data digits \
 		--out runs/digits_further --resume $(ARGS)
+
+train-baselines: setup ## train what the bundled model is compared with (many hours); goes on where it was stopped
+	@for name in $(BASELINES); do \
+		$(PY) -m training.train --recipe $$name --out runs/$$name --resume $(ARGS) || exit 1; \
+	done
 
 screenshots: setup ## take docs/images/ of the page anew
 	$(PY) -m app.screenshots $(ARGS)
