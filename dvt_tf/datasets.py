@@ -312,8 +312,7 @@ def _shard_examples(root: str, split: str) -> tf.data.Dataset:
 
 def _tfds_examples(name: str, split: str) -> tf.data.Dataset:
     """(contents, name, class) of one split of a TFDS data set; the last three come out of its validation split."""
-    builder = tfds_builder(name)
-    builder.download_and_prepare()
+    builder = prepared_tfds_builder(name)
     held_out = next((part for part in ("validation", "test") if part in builder.info.splits), None)
     source = "train" if split == "train" else held_out
     if source is None or source not in builder.info.splits:
@@ -382,11 +381,27 @@ def tfds_builder(name: str) -> Any:
 
         try:
             return tfds.builder(name)
+        except AssertionError as error:  # what it says of a version that there is not
+            raise ValueError(f"tfds:{name}: {' '.join(str(error).split())}") from error
         except tfds.core.DatasetNotFoundError:
             raise ValueError(f"tfds:{name}: TensorFlow Datasets has no data set of that name") from None
     except ImportError as error:  # it imports some of what it needs only when it comes to need it
         package = (error.name or "tensorflow_datasets").split(".")[0]
         raise ValueError(f"tfds:{name} needs {package}: pip install tensorflow-datasets importlib_resources") from None
+
+
+def prepared_tfds_builder(name: str) -> Any:
+    """The same with its files in place; raises ValueError in plain words where they cannot be had."""
+    builder = tfds_builder(name)
+    import tensorflow_datasets as tfds
+
+    downloads = tfds.download.download_manager
+    faults = (AssertionError, downloads.NonMatchingChecksumError, tfds.core.download.downloader.DownloadError)
+    try:
+        builder.download_and_prepare()
+    except faults as error:
+        raise ValueError(f"tfds:{name}: {' '.join(str(error).split())}") from error
+    return builder
 
 
 def tfds_keys(builder: Any, name: str) -> tuple[str, str]:

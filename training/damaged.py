@@ -26,16 +26,19 @@ class DamagedImages:
         self.images = images
         self.share = share
         self.path: Path | None = None
-        self.names: dict[str, None] = {}
+        self.names: dict[str, None] = {}  # met by this process, in order
         self.empty_batch = False
+        self._listed: set[str] = set()
+        self._fault: OSError | None = None
         self._lock = threading.Lock()
 
-    def list_in(self, folder: Path) -> None:
-        """Lists them in that folder's `damaged.txt` too, one a line; what stands there already counts."""
+    def list_in(self, folder: Path, anew: bool = True) -> None:
+        """Lists them in that folder's `damaged.txt` too, one a line; `anew` or behind those that stand there."""
         self.path = folder / FILE
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.names = dict.fromkeys(line for line in lines if line)
+        if anew:
+            self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            self._listed = set(self.path.read_text(encoding="utf-8").splitlines())
 
     def report(self, names: np.ndarray, empty_batch: np.ndarray) -> np.int32:
         """What `tf.data` calls with names (N,) as bytes and whether not one image of the batch could be read."""
@@ -46,30 +49,37 @@ class DamagedImages:
     def add(self, names: Iterable[str]) -> None:
         """Takes note of images, and says so of each once."""
         with self._lock:
-            for name in map(_on_one_line, names):
+            for name in map(on_one_line, names):
                 if name in self.names:
                     continue
                 self.names[name] = None
                 print(f"left out, as it is damaged or cannot be read: {name}", file=sys.stderr)
-                if self.path:
-                    with self.path.open("a", encoding="utf-8") as file:
-                        file.write(name + "\n")
+                if self.path and name not in self._listed:
+                    try:
+                        with self.path.open("a", encoding="utf-8") as file:
+                            file.write(name + "\n")
+                    except OSError as error:  # this may be a thread of TensorFlow's: `check` raises it in the run's own
+                        self._fault = error
 
     def check(self) -> None:
-        """Raises ValueError, with the list, where there are more than the share allows."""
+        """Raises ValueError with the list where there are more than the share allows; OSError if it cannot be kept."""
         with self._lock:
             count, names = len(self.names), list(self.names)
-        if count <= self.share * self.images and not self.empty_batch:
+        if self._fault:
+            raise self._fault
+        allowed = int(self.share * self.images + 1e-9)
+        if count <= allowed and not self.empty_batch:
             return
         listed = ", ".join(names[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
         where = f" (all of them in {self.path})" if self.path else ""
-        reason = f"max_damaged = {self.share:g} allows {int(self.share * self.images)}"
-        if count <= self.share * self.images:
+        reason = f"max_damaged = {self.share:g} allows {allowed}"
+        if count <= allowed:
             reason = "not one image of a batch could be read"
         raise ValueError(
             f"{count} of {self.images} training images are damaged or cannot be read, and {reason}: {listed}{where}"
         )
 
 
-def _on_one_line(name: str) -> str:
+def on_one_line(name: str) -> str:
+    """A name as it can be printed and saved, whatever is in it."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

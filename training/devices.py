@@ -124,6 +124,22 @@ def refuse_different_steps(strategy: tf.distribute.Strategy, step: int) -> None:
         )
 
 
+def on_any_machine(strategy: tf.distribute.Strategy) -> Callable[[bool], bool] | None:
+    """Whether something holds on any machine of a run, to be asked by all of them at the same step; None for one."""
+    if not is_multiworker(strategy):
+        return None
+
+    @tf.function(autograph=False)
+    def highest(value: tf.Tensor) -> tf.Tensor:
+        return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", value))
+
+    def ask(holds: bool) -> bool:
+        found = highest(tf.constant(float(holds)))
+        return float(strategy.experimental_local_results(found)[0]) > 0
+
+    return ask
+
+
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """One line: the strategy and the device of each replica on this machine."""
     devices = ", ".join(strategy.extended.worker_devices)

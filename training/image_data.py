@@ -45,6 +45,9 @@ class ImageData:
         self.source = open_source(spec, recipe.held_out)
         self.classes = self.source.classes
         self.count = self.source.count
+        odd = [name for name in self.classes if name != name.encode("utf-8", "replace").decode()]
+        if odd:
+            raise ValueError(f"{spec}: the class name {odd[0]!r} is no text in UTF-8; rename its folder")
         if len(self.classes) < 2:
             raise ValueError(f"{spec} has one class only, {self.classes[0]}; training needs at least two")
         if not recipe.held_out:
@@ -56,7 +59,8 @@ class ImageData:
         """So that a run does not end at its first validation."""
         try:
             found = datasets.class_names(self.spec, "val")
-            next(iter(datasets.file_batches(self.spec, "val", 1)), None)
+            if next(iter(datasets.file_batches(self.spec, "val", 1)), None) is None:
+                raise ValueError(f"{self.spec}: no image of its val split")
         except (FileNotFoundError, ValueError) as error:
             hint = "or let the recipe hold out images: held_out = 0.1"
             raise ValueError(f"nothing to validate on ({error}); {hint}") from error

@@ -73,7 +73,7 @@ def make_optimizer(recipe: Recipe, model: keras.Model, plan: Plan) -> keras.opti
     else:  # Addons' is of Keras's older kind
         optimizer._create_all_weights(model.trainable_variables)
     if recipe.precision == "mixed_float16":
-        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        optimizer = _scaling()(optimizer)
         if hasattr(optimizer, "build"):
             optimizer.build(model.trainable_variables)
     return optimizer
@@ -191,6 +191,26 @@ def _keras_lamb(**fields: Any) -> keras.optimizers.Optimizer:
     return _clipping(Lamb)(**fields)
 
 
+def _scaling() -> Any:
+    """Keras's scaling of the loss, which leaves a step out where a gradient of any replica is not finite.
+
+    Keras 3's looks at the first replica alone, before the gradients are added up.
+    """
+    if not KERAS_3:
+        return keras.mixed_precision.LossScaleOptimizer
+
+    class LossScaleOptimizer(keras.mixed_precision.LossScaleOptimizer):
+        def check_finite(self, grads: Any) -> tf.Tensor:
+            finite = super().check_finite(grads)
+            context = tf.distribute.get_replica_context()
+            if context is None or context.num_replicas_in_sync == 1:
+                return finite
+            count = context.all_reduce("SUM", tf.cast(finite, tf.int32))
+            return tf.equal(count, context.num_replicas_in_sync)
+
+    return LossScaleOptimizer
+
+
 def _clipping(kind: type) -> Any:
     """An optimizer whose `global_clipnorm` is that of the gradients of all replicas together, as Keras 2's is.
 
@@ -207,9 +227,10 @@ def _clipping(kind: type) -> Any:
         def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
             if self.longest:
                 context = tf.distribute.get_replica_context()
-                together = context.all_reduce("SUM", grads) if context.num_replicas_in_sync > 1 else grads
-                length = tf.linalg.global_norm([tf.convert_to_tensor(gradient) for gradient in together])
-                grads = [gradient * (self.longest / tf.maximum(length, self.longest)) for gradient in grads]
+                own = [tf.convert_to_tensor(gradient) for gradient in grads if gradient is not None]
+                together = context.all_reduce("SUM", own) if context.num_replicas_in_sync > 1 else own
+                scale = self.longest / tf.maximum(tf.linalg.global_norm(together), self.longest)
+                grads = [None if gradient is None else gradient * scale for gradient in grads]
             return super().apply(grads, trainable_variables)
 
     Clipping.__name__ = kind.__name__

@@ -183,7 +183,10 @@ def plot_history(history: Path, picture: Path) -> None:
 def describe_run(folder: Path, described: dict[str, Any], devices: str, step: int) -> None:
     """run.json: what the run is and, for each time that it was started, by which code and on what machine."""
     path = folder / RUN_FILE
-    before = json.loads(path.read_text(encoding="utf-8"))["started"] if path.exists() else []
+    try:
+        before = [*json.loads(path.read_text(encoding="utf-8"))["started"]] if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); move it away and go on") from error
     started = {
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "from_step": step,

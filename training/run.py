@@ -17,6 +17,7 @@ from dvt_tf.checkpoints import assign_state, state_of
 from dvt_tf.evaluation import exit_results, summary
 from dvt_tf.thresholds import cheapest_within
 from training import devices, reporting
+from training.damaged import on_one_line
 from training.data import TrainingData, open_data
 from training.objective import CascadeTrainer, compile_trainer
 from training.optimizers import make_optimizer, of_a_head
@@ -25,12 +26,13 @@ from training.saving import EpochLogs, SaveState
 from training.schedule import Plan, make_schedule
 from training.shadow import ShadowWeights
 from training.state import STATE_FILE, Progress, load_state
-from training.stopping import StopRequest
+from training.stopping import Stopped, StopRequest
 from training.validation import Validation
 
 MODEL, BEST = "model", "best"  # folders of a run
 MAX_DROP = 0.002  # accuracy given up on held-out images, as a share, for the card's thresholds
 SAVE_MINUTES = 10.0
+LOST_MACHINE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 _BATCH = 100  # images, where nothing is trained
 
 
@@ -76,7 +78,12 @@ def train(
     run = Run(recipe, data, found, plan, strategy, out, trainer)
     run.begin()
     with StopRequest() as stop:
-        run.fit(stop, save_minutes, stop_after)
+        try:
+            run.fit(stop, save_minutes, stop_after)
+        except LOST_MACHINE as error:
+            if stop.signal:
+                raise Stopped(f"stopped by {stop.signal}, after another machine; add --resume to go on") from error
+            raise
     return run.finish() if run.chief else cascade
 
 
@@ -122,7 +129,7 @@ class Run:
             self.cascade, self.recipe.ema_decay, averages, self.progress.step, self.recipe.ema_warmup
         )
         if self.chief:
-            self.found.damaged.list_in(self.out)
+            self.found.damaged.list_in(self.out, anew=not self.progress.step)
             told = devices.describe_devices(self.strategy)
             reporting.describe_run(self.out, self.described, told, self.progress.step)
 
@@ -186,6 +193,7 @@ class Run:
             step,
             60 * save_minutes,
             stop_after,
+            devices.on_any_machine(self.strategy),
         )
         if not self.chief:
             return [logs, self.shadow, validation, save]
@@ -283,12 +291,13 @@ def complete_card(model: DynamicVisionTransformer, recipe: Recipe, data: str, fo
     left_out: list[str] = []
     try:
         batches = datasets.load(data, "test", model.card, _BATCH, left_out.extend, recipe.test_images)
+        scored = exit_results(model, batches)
     except (ValueError, FileNotFoundError) as error:
-        print(f"training.train: the model's card has no figures, as there is no test split ({error})", file=sys.stderr)
+        print(f"training.train: the model's card has no figures of a test split ({error})", file=sys.stderr)
         return
-    figures = {"data": f"{data}@test", **summary(exit_results(model, batches), model.card)}
+    figures = {"data": f"{data}@test", **summary(scored, model.card)}
     if left_out:
-        figures["left_out"] = sorted(set(left_out))
+        figures["left_out"] = sorted(set(map(on_one_line, left_out)))
     model.card = {**model.card, "figures": figures}
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorflow import keras
 
 from training.damaged import DamagedImages
+from training.reporting import refuse_vanished
 from training.schedule import Plan
 from training.shadow import ShadowWeights
 from training.state import STATE_FILE, Progress, save_state
 from training.stopping import Stopped, StopRequest
 from training.validation import Validation
 
+AGREE_EVERY = 10  # steps between two times that machines ask each other whether to stop
 CHECK_EVERY = 50  # steps between two looks at the loss: each makes a GPU wait
 
 
@@ -61,6 +63,7 @@ class SaveState(keras.callbacks.Callback):
         plan: of the run. described: see `save_state`. step: optimizer steps already taken.
         every: seconds between two saves within an epoch.
         stop_after: stop as if asked to, after that many steps; 0 for never.
+        on_any_machine: see `devices.on_any_machine`: several machines can only stop at the same step.
     """
 
     _supports_tf_logs = True  # Keras 2 then leaves the loss on the device until it is looked at
@@ -79,8 +82,10 @@ class SaveState(keras.callbacks.Callback):
         step: int,
         every: float,
         stop_after: int = 0,
+        on_any_machine: Callable[[bool], bool] | None = None,
     ) -> None:
         super().__init__()
+        self.on_any_machine = on_any_machine
         self.path = folder / STATE_FILE if folder else None
         self.trainer = trainer
         self.shadow = shadow
@@ -99,7 +104,7 @@ class SaveState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step += 1
         self.damaged.check()
-        asked = self.stop.signal or ("its limit of steps" if self.step == self.stop_after else "")
+        asked = self._asked()
         due = time.monotonic() - self._last > self.every
         if self.step % CHECK_EVERY and not (asked or due):
             return
@@ -113,7 +118,16 @@ class SaveState(keras.callbacks.Callback):
         self.damaged.check()
         self._check_loss(logs)
         self._save({})
-        self._leave(self.stop.signal or ("its limit of steps" if self.step == self.stop_after else ""))
+        self._leave(self._asked())
+
+    def _asked(self) -> str:
+        """By what the run has been asked to stop; "" if it has not."""
+        asked = self.stop.signal or ("its limit of steps" if self.step == self.stop_after else "")
+        if self.on_any_machine is None:
+            return asked
+        if self.step % AGREE_EVERY and self.step % self.plan.steps_per_epoch:
+            return ""
+        return (asked or "a signal to another machine") if self.on_any_machine(bool(asked)) else ""
 
     def _check_loss(self, logs: Mapping[str, Any] | None) -> None:
         loss = float((logs or {}).get("loss", 0.0))
@@ -122,6 +136,7 @@ class SaveState(keras.callbacks.Callback):
 
     def _save(self, partial: dict[str, float]) -> None:
         if self.path is not None:
+            refuse_vanished(self.path.parent)
             progress = Progress(self.step, self.validation.best, partial)
             try:
                 save_state(

@@ -173,8 +173,7 @@ class TfdsSource(_Sequence):
     """The train split of a TFDS data set; its end is held out, as its examples were shuffled when they were written."""
 
     def __init__(self, name: str, held_out: float) -> None:
-        builder = datasets.tfds_builder(name)
-        builder.download_and_prepare()
+        builder = datasets.prepared_tfds_builder(name)
         if "train" not in builder.info.splits:
             raise ValueError(f"tfds:{name} has no train split; its splits are {', '.join(builder.info.splits)}")
         self.classes = datasets.class_names(DataSpec("tfds", name))

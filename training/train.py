@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from training import devices
 from training.recipe import load_recipe
-from training.run import MODEL, SAVE_MINUTES, train
+from training.run import LOST_MACHINE, MODEL, SAVE_MINUTES, train
 from training.saving import Diverged
 from training.stopping import Stopped
 
-BAD_INPUT, LOST_MACHINE = 2, 3  # exit statuses
+BAD_INPUT, LOST, INTERRUPTED = 2, 3, 130  # exit statuses
 RESTARTS = "DVT_TF_RESTARTS"  # environment variable: how often a run has begun anew after the loss of a machine
 MOST_RESTARTS = 20
 
@@ -90,6 +90,8 @@ def run(options: argparse.Namespace) -> str:
     if not options.save_minutes > 0:
         raise ValueError(f"--save-minutes is {options.save_minutes:g}; it must be above 0")
     train(recipe, data, options.out, strategy, options.resume, options.start_from, options.save_minutes)
+    if not devices.is_chief(strategy):
+        return "trained; the first machine saves the model"
     return f"model saved in {options.out / MODEL}"
 
 
@@ -97,7 +99,9 @@ def begin_anew(arguments: Sequence[str]) -> None:
     """Replaces this process by one that goes on from the saved state and waits for the machine that was lost."""
     count = int(os.environ.get(RESTARTS, "0")) + 1
     if count > MOST_RESTARTS:
+        print(f"training.train: given up after {MOST_RESTARTS} such losses; add --resume to go on", file=sys.stderr)
         return
+    print("training.train: beginning anew from the saved state, as soon as it is back", file=sys.stderr)
     os.environ[RESTARTS] = str(count)
     sys.stdout.flush()
     resumed = [*arguments] if "--resume" in arguments else [*arguments, "--resume"]
@@ -116,9 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, Diverged) as error:
         print(f"training.train: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    except tf.errors.DataLossError as error:
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         print(
-            f"training.train: the data is damaged ({_plain(error)}); for shards, see python -m training.shard --check",
+            f"training.train: the data cannot be read ({_plain(error)}); "
+            "for shards, python -m training.shard --check says more",
             file=sys.stderr,
         )
         return BAD_INPUT
@@ -128,11 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return BAD_INPUT
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        reason = type(error).__name__
-        print(f"training.train: another machine was lost ({reason}); going on from the saved state", file=sys.stderr)
+    except LOST_MACHINE as error:
+        print(f"training.train: another machine was lost ({type(error).__name__})", file=sys.stderr)
         begin_anew(arguments)
-        return LOST_MACHINE
+        return LOST
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

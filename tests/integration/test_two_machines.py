@@ -68,6 +68,7 @@ def test_a_lost_machine_comes_back_and_the_run_goes_on(victim: int, tmp_path: Pa
             machine.kill()
     told = (tmp_path / "log").read_text()
     assert "another machine was lost" in told
+    assert "beginning anew from the saved state" in told
     assert "going on after step" in told
     alone = dataclasses.replace(RECIPE, epochs=EPOCHS, validate_every=10)
     run.train(alone, data, tmp_path / "one", "one")

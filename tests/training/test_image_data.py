@@ -16,6 +16,7 @@ from dvt_tf.presets import CascadeConfig
 from tests.training.folders import CLASSES, RECIPE, SMALL, make_folder
 from training import shard, sources
 from training.augment import Augmentation
+from training.damaged import DamagedImages
 from training.image_data import ImageData
 from training.recipe import Recipe
 from training.schedule import Plan
@@ -157,7 +158,17 @@ def test_damaged_images_are_replaced_and_counted(tmp_path: Path, capsys: pytest.
     assert sorted(data.damaged.names) == sorted(map(str, bad))
     data.damaged.check()
     assert capsys.readouterr().err.count("left out, as it is damaged") == 2  # once each
-    assert sorted((tmp_path / "damaged.txt").read_text().splitlines()) == sorted(map(str, bad))
+    listed = tmp_path / "damaged.txt"
+    assert sorted(listed.read_text().splitlines()) == sorted(map(str, bad))
+    again = DamagedImages(21, 0.0)
+    again.list_in(tmp_path, anew=False)  # a resumed run: those of before are listed, but not met yet
+    again.check()
+    again.add([str(bad[0]), "another"])
+    assert listed.read_text().splitlines()[2:] == ["another"]
+    again.list_in(tmp_path)
+    assert not listed.exists()
+    data.damaged.share = 2 / 21
+    data.damaged.check()  # exactly as many as are allowed
     data.damaged.share = 0.05
     with pytest.raises(ValueError, match=r"2 of 21 training images .* max_damaged = 0.05 allows 1: .*(00|03).png"):
         data.damaged.check()

@@ -266,6 +266,27 @@ def test_half_precision_keeps_its_loss_scale() -> None:
     assert len(optimizer_variables(scaled)) >= len(optimizer_variables(plain)) + 2
 
 
+def test_a_gradient_that_is_infinite_on_one_replica_leaves_the_step_out() -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        trainer = trainer_for(dataclasses.replace(RECIPE, precision="mixed_float16", clip_norm=1.0))
+    before = state_of(trainer)
+    gradients = {name: tf.constant(gradient) for name, gradient in random_gradients(trainer, 0).items()}
+
+    def step(broken: int) -> None:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        factor = tf.where(tf.equal(replica, broken), np.inf, 1.0)
+        apply(trainer, {name: factor * gradient for name, gradient in gradients.items()})
+
+    for replica in range(2):
+        tf.function(lambda replica=replica: strategy.run(step, (replica,)))()
+        for name, value in state_of(trainer).items():
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+    tf.function(lambda: strategy.run(step, (-1,)))()
+    assert any(np.any(value != before[name]) for name, value in state_of(trainer).items())
+    assert all(np.all(np.isfinite(value)) for value in state_of(trainer).values())
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb"])
 def test_two_replicas_step_as_one(optimizer: str) -> None:
     recipe = CIFAR if optimizer == "sgd" else dataclasses.replace(RECIPE, optimizer="lamb")
