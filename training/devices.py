@@ -112,11 +112,7 @@ def refuse_different_steps(strategy: tf.distribute.Strategy, step: int) -> None:
     if not is_multiworker(strategy):
         return
 
-    def in_all() -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        return context.all_reduce("MEAN", tf.constant(float(step)))
-
-    mean = float(strategy.experimental_local_results(strategy.run(tf.function(in_all)))[0])
+    mean = _mean_over_machines(strategy)(float(step))
     if mean != step:
         raise ValueError(
             f"this machine would go on from step {step} and others from another (mean {mean:g}); they must all see the "
@@ -129,15 +125,23 @@ def on_any_machine(strategy: tf.distribute.Strategy) -> Callable[[bool], bool] |
     if not is_multiworker(strategy):
         return None
 
+    mean = _mean_over_machines(strategy)
+    return lambda holds: mean(float(holds)) > 0
+
+
+def _mean_over_machines(strategy: tf.distribute.Strategy) -> Callable[[float], float]:
+    """A function of a number of each machine, which all of them have to call together."""
+
     @tf.function(autograph=False)
-    def highest(value: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", value))
+    def on_replica(value: tf.Tensor) -> tf.Tensor:
+        # An argument lies on no device, and where to reduce to is told by the device.
+        return tf.distribute.get_replica_context().all_reduce("MEAN", tf.identity(value))
 
-    def ask(holds: bool) -> bool:
-        found = highest(tf.constant(float(holds)))
-        return float(strategy.experimental_local_results(found)[0]) > 0
+    def mean(value: float) -> float:
+        found = strategy.run(on_replica, args=(tf.constant(value),))
+        return float(strategy.experimental_local_results(found)[0])
 
-    return ask
+    return mean
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
