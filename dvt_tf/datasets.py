@@ -396,7 +396,7 @@ def prepared_tfds_builder(name: str) -> Any:
     import tensorflow_datasets as tfds
 
     downloads = tfds.download.download_manager
-    faults = (AssertionError, downloads.NonMatchingChecksumError, tfds.core.download.downloader.DownloadError)
+    faults = (AssertionError, downloads.NonMatchingChecksumError, tfds.core.download.DownloadError)
     try:
         builder.download_and_prepare()
     except faults as error:
