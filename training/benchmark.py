@@ -380,7 +380,7 @@ def run(options: argparse.Namespace) -> None:
         if options.out.is_dir():
             raise ValueError(f"--out {options.out} is a folder; it must be a file")
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the minutes of measuring
-    with tempfile.TemporaryDirectory(prefix="input_pipeline_") as temporary:
+    with tempfile.TemporaryDirectory(prefix="training_benchmark_") as temporary:
         source = open_folder(options.data, Path(temporary))
         paths = choose_files(source, options.images, recipe.seed)
         sizes = [os.path.getsize(path) for path in paths]

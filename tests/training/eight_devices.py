@@ -29,7 +29,7 @@ from training import validation
 from training.devices import make_strategy
 from training.run import train
 
-# Plain steps of length 1 against the gradient, so that what the weights are apart is what the gradients are.
+# Plain steps against the clipped gradient, so that what the weights are apart is what the gradients are.
 GRADIENTS = dataclasses.replace(
     RECIPE,
     epochs=1,
