@@ -121,11 +121,12 @@ class DiskFullError(OSError):
 
 
 def break_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half_written(state: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def half_written(path: Path, contents: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(contents[: len(contents) // 2])
         raise DiskFullError("disk full")
 
-    monkeypatch.setattr(checkpoints.safetensors.numpy, "save_file", half_written)
+    monkeypatch.setattr(checkpoints.Path, "write_bytes", half_written)
 
 
 def break_card(monkeypatch: pytest.MonkeyPatch) -> None:
