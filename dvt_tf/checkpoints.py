@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -53,6 +54,15 @@ def named_weights(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple
 def state_of(model: keras.Model) -> dict[str, np.ndarray]:
     """All weights by name, float32."""
     return {name: np.asarray(weight.numpy(), np.float32) for name, weight in named_weights(model)}
+
+
+def weights_digest(model: keras.Model) -> str:
+    """What tells one set of weights from another: SHA-256, in hexadecimal, of names, shapes and float32 values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state_of(model).items()):
+        digest.update(f"{name} {value.shape} ".encode())
+        digest.update(np.ascontiguousarray(value, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def assign_state(model: keras.Model, state: Mapping[str, np.ndarray], source: str) -> None:

@@ -1,4 +1,4 @@
-"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order, each once: digits, folders, shards, TFDS.
+"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order, each once: digits, folders, shards, TFDS, images.
 
 The splits are train, val, calibration and test. Where a folder (or the shards made of it) has no calibration or test
 folder of its own, they come out of val by a stable hash of CLASS/FILENAME: 40 % calibration, 40 % test, 20 % val. Of a
@@ -11,11 +11,11 @@ were left out unless whoever asks for it takes note of them, and no image is eve
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ from dvt_tf.shards import read_shard_set, records
 
 OnDamaged = Callable[[list[str]], None]
 SPLITS = ("train", "val", "calibration", "test")
-KINDS = "digits, folder:PATH, shards:PATH or tfds:NAME"
+KINDS = "digits, folder:PATH, shards:PATH, tfds:NAME or images:PATH"
 _CALIBRATION_SHARE, _TEST_SHARE = 0.4, 0.4
 _C_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DAMAGED = "damaged or unreadable image in the data:"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DataSpec:
     """A parsed SPEC: its kind, the path or name after the colon ("" for digits), and its split if one was given."""
 
@@ -56,13 +56,15 @@ def parse_spec(text: str | DataSpec) -> DataSpec:
     """
     if isinstance(text, DataSpec):
         return text
-    if text.startswith("folder:") and Path(text.removeprefix("folder:")).is_dir() and text != "folder:":
-        return DataSpec("folder", text.removeprefix("folder:"))
+    for kind in ("folder", "images"):
+        path = text.removeprefix(f"{kind}:")
+        if path not in ("", text) and Path(path).is_dir():
+            return DataSpec(kind, path)
     body, at, split = text.rpartition("@")
     if not at:
         body, split = text, ""
     kind, colon, location = body.partition(":")
-    if kind not in ("digits", "folder", "shards", "tfds") or (kind == "digits" and colon):
+    if kind not in ("digits", "folder", "shards", "tfds", "images") or (kind == "digits" and colon):
         raise ValueError(f"unknown data {text!r}; it can be {KINDS}, each with @SPLIT or without")
     if kind != "digits" and not location:
         raise ValueError(f"data {text!r} names nothing after {kind}:; it can be {KINDS}")
@@ -107,6 +109,10 @@ def load(
         raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
     if spec.kind == "digits":
         return _load_digits(split, card, batch_size, limit)
+    if spec.kind == "images":
+        paths = unlabelled_files(spec.location, split)
+        batches = path_batches(paths, [0] * len(paths), batch_size, limit)
+        return prepare_batches(batches, np.array([-1], np.int32), card, on_damaged)
     batches = file_batches(spec, split, batch_size, limit)
     return prepare_batches(batches, label_table(class_names(spec, split), card, str(spec)), card, on_damaged)
 
@@ -182,6 +188,26 @@ def prepare_batches(
     return prepared.prefetch(1)
 
 
+def is_labelled(spec: str | DataSpec) -> bool:
+    """Whether the examples have labels; of those that have none, `load` gives the label -1."""
+    return parse_spec(spec).kind != "images"
+
+
+def without_split(spec: str | DataSpec) -> str:
+    """The data as a person writes it, whatever split was named."""
+    return str(dataclasses.replace(parse_spec(spec), split=None))
+
+
+def sources(spec: str | DataSpec, split: str) -> np.ndarray | None:
+    """(N,) int32, what each example of a split was made of, where several are of one: the handwriting of digit scenes.
+
+    None where every example stands for itself.
+    """
+    if parse_spec(spec).kind != "digits":
+        return None
+    return digits.scene_sources(split)
+
+
 def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ...]:
     """The class names of a data set, sorted for folders and in its own order for the others; raises as `load` does.
 
@@ -224,6 +250,23 @@ def folder_files(root: str | Path, split: str) -> tuple[list[Path], list[str]]:
         share = f" (as its share of {root / 'val'})" if source != split else ""
         raise ValueError(f"{root}: no image found for split {split!r}{share}")
     return paths, names
+
+
+def unlabelled_files(root: str | Path, split: str) -> list[Path]:
+    """All image files of a folder and of those in it, sorted: without labels there is one use for them, calibration.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: another split was asked for, or there is no image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if split != "calibration":
+        raise ValueError(f"images:{root} has no labels and no splits: it can be calibrated on, as a whole, and no more")
+    paths = sorted(path for path in root.rglob("*") if image_files.is_image_name(path) and path.is_file())
+    if not paths:
+        raise ValueError(f"{root}: no image found in it")
+    return paths
 
 
 def hashed_split(name: str, derived: Sequence[str] = ("calibration", "test")) -> str:

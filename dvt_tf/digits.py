@@ -88,7 +88,7 @@ def digit_scenes(split: str, size: int | None = None, seed: int = 0) -> DigitSce
     batch, parts = 200, []
     for start in range(0, size, batch):
         count = min(batch, size - start)
-        which = (np.arange(start, start + count) * 7919) % len(labels)  # 7919 is prime: a walk through all of them
+        which = _walk(start, count, len(labels))
         salt = list(SPLITS).index(split)
         drawn = _draw_fixed(
             tf.constant(glyphs), tf.constant(which, tf.int32), tf.constant([seed * 8 + salt, start], tf.int32)
@@ -104,6 +104,17 @@ def digit_scenes(split: str, size: int | None = None, seed: int = 0) -> DigitSce
             )
         )
     return DigitScenes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def scene_sources(split: str, size: int | None = None) -> np.ndarray:
+    """The `source` of `digit_scenes`, (N,) int32, without drawing them."""
+    _, labels, index = source_digits(split)
+    return index[_walk(0, SCENES[split] if size is None else size, len(labels))]
+
+
+def _walk(start: int, count: int, digits: int) -> np.ndarray:
+    """Which digit each scene shows, from a given scene on: 7919 is prime, so that the walk comes to all of them."""
+    return (np.arange(start, start + count) * 7919) % digits
 
 
 @tf.function(reduce_retracing=True)

@@ -13,8 +13,10 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf import DynamicVisionTransformer, datasets
+from dvt_tf.calibration import calibrated, chosen
 from dvt_tf.checkpoints import assign_state, state_of
-from dvt_tf.evaluation import exit_results, summary
+from dvt_tf.evaluation import summary
+from dvt_tf.results import exit_results
 from dvt_tf.thresholds import cheapest_within
 from training import devices, reporting
 from training.damaged import on_one_line
@@ -279,15 +281,11 @@ def start_weights(cascade: DynamicVisionTransformer, start_from: str) -> dict[st
 
 def complete_card(model: DynamicVisionTransformer, recipe: Recipe, data: str, found: TrainingData) -> None:
     """Sets the card's thresholds from the images held out, and its figures from the test split."""
-    held_out = exit_results(model, found.validation(model.card, _BATCH, recipe.test_images))
+    where, split = (data, "train, held out") if recipe.held_out else (data, "val")
+    held_out = exit_results(model, found.validation(model.card, _BATCH, recipe.test_images), data=where, split=split)
     best = cheapest_within(held_out.confidences, held_out.correct, held_out.gmacs, MAX_DROP)
-    where = f"{data}@train, held out" if recipe.held_out else f"{data}@val"
-    thresholds = {
-        "values": [float(value) for value in best.thresholds],
-        "method": f"cheapest of a grid of quantiles that loses at most {100 * MAX_DROP:g} points against the last exit",
-        "data": f"{where}, {len(held_out.labels)} images",
-    }
-    model.card = {**model.card, "thresholds": thresholds}
+    method = f"cheapest that loses at most {100 * MAX_DROP:g} points against the last exit"
+    model.card = calibrated(model.card, chosen(held_out, best, method), held_out)
     left_out: list[str] = []
     try:
         batches = datasets.load(data, "test", model.card, _BATCH, left_out.extend, recipe.test_images)

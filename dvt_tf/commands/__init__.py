@@ -1,0 +1,1 @@
+"""The commands of `dvt`, a file each. TensorFlow is imported inside them, so that `dvt --help` answers at once."""
