@@ -52,8 +52,8 @@ def plot_curves(
     for k, (cost, top1) in enumerate(zip(results.gmacs, results.top1(), strict=True)):
         label = "one exit for all images" if k == 0 else None
         axes.plot([cost], [100 * top1], "s", color=exit_colour(k), markersize=7, label=label)
-        place = {"xytext": (0, -14), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
-        axes.annotate(f"exit {k + 1}", (cost, 100 * top1), **place)
+        below = (0, -14)
+        axes.annotate(f"exit {k + 1}", (cost, 100 * top1), below, textcoords="offset points", fontsize=8, ha="center")
     for name, marker in zip(beside or {}, "^vD<>Ph*", strict=False):
         exits = (beside or {})[name]["exits"]
         costs, top1s = [at["gmacs"] for at in exits], [100 * at["top1"] for at in exits]
