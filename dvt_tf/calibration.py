@@ -145,8 +145,9 @@ def budget_table(results: ExitResults) -> dict[str, Any]:
 
 
 def calibrated(card: Mapping[str, Any], found: Calibration, results: ExitResults) -> dict[str, Any]:
-    """The card with these thresholds, and the budgets of the same results."""
-    return {**card, "thresholds": found.entry, "budgets": budget_table(results)}
+    """The card with these thresholds, and the budgets of the same results; its figures at other thresholds go."""
+    figures = {name: value for name, value in card.get("figures", {}).items() if name != "adaptive"}
+    return {**card, "thresholds": found.entry, "budgets": budget_table(results), "figures": figures}
 
 
 def thresholds_for_budget(card: Mapping[str, Any], gmacs: np.ndarray, budget: float) -> tuple[list[float], str]:

@@ -245,7 +245,8 @@ def _changed_card(card: dict[str, Any], config: CascadeConfig) -> dict[str, Any]
     card = copy.deepcopy(card)
     card["config"] = config.to_dict()
     card["provenance"], card["figures"] = {}, {}
-    card.pop("published", None)
+    for key in ("published", "budgets"):
+        card.pop(key, None)
     card["thresholds"] = {"values": [2.0] * (config.num_exits - 1), "method": "none", "data": ""}
     if len(card["class_names"]) != config.num_classes:
         card["class_names"] = [f"class_{i}" for i in range(config.num_classes)]

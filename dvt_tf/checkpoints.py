@@ -151,6 +151,21 @@ def check_card(card: dict[str, Any]) -> None:
     if missing:
         raise ValueError(f"preprocessing lacks {', '.join(missing)}")
     check_thresholds(card["thresholds"].get("values"), config.num_exits, "thresholds.values")
+    if "budgets" in card:
+        _check_budgets(card["budgets"], config.num_exits)
+
+
+def _check_budgets(table: Any, num_exits: int) -> None:
+    """Checks what a card says of budgets: points of a cost, what is reached at it, and thresholds."""
+    points = table.get("points") if isinstance(table, dict) else None
+    measure = table.get("measure") if isinstance(table, dict) else None
+    if not isinstance(points, list) or measure not in ("top1", "agreement"):
+        raise ValueError("budgets must be an object with a list of points, and top1 or agreement as their measure")
+    for number, point in enumerate(points):
+        numbers = [point.get("gmacs"), point.get(measure)] if isinstance(point, dict) else [None]
+        if not all(isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 for value in numbers):
+            raise ValueError(f"budgets.points[{number}] must have gmacs and {measure}, finite numbers of at least 0")
+        check_thresholds(point.get("thresholds"), num_exits, f"budgets.points[{number}].thresholds")
 
 
 def load_weights(model: DynamicVisionTransformer, path: Path) -> None:

@@ -221,6 +221,8 @@ def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ..
         return tuple(folder.name for folder in _class_folders(root / _source_split(root, split or spec.split or "val")))
     if spec.kind == "shards":
         return read_shard_set(spec.location).class_names
+    if spec.kind == "images":
+        raise ValueError(f"{spec} has no labels, and so no classes; it can be calibrated on, and no more")
     builder = tfds_builder(spec.location)
     return tuple(builder.info.features[tfds_keys(builder, spec.location)[1]].names)
 

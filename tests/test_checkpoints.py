@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import safetensors.numpy
 
 from dvt_tf import checkpoints
 from dvt_tf.cascade import DynamicVisionTransformer
-from dvt_tf.checkpoints import named_weights, state_of
+from dvt_tf.checkpoints import named_weights, state_of, weights_digest
 from tests.cascades import small_cascade
 
 NAME = "transformers.0.head.kernel"
+POINT = {"gmacs": 1.0, "top1": 0.5, "thresholds": [0.5, 0.5]}  # of a card's budgets
 
 
 @pytest.fixture
@@ -177,6 +179,20 @@ def test_a_failed_first_save_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+# Telling weights apart
+
+
+def test_a_digest_is_that_of_the_weights(folder: Path) -> None:
+    model = DynamicVisionTransformer.from_preset(folder)
+    digest = weights_digest(model)
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert weights_digest(DynamicVisionTransformer.from_preset(folder)) == digest
+    assert weights_digest(DynamicVisionTransformer.from_preset(folder, dtype="mixed_bfloat16")) == digest
+    weight = model.transformers[1].head.bias
+    weight.assign_add(np.eye(1, 7, 3, dtype=np.float32)[0] * 1e-6)
+    assert weights_digest(model) != digest
+
+
 # Reading
 
 
@@ -284,6 +300,12 @@ def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
         lambda card: card.update(class_ids="n012345"),
         lambda card: card.update(class_ids=["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n6"]),
         lambda card: card.update(class_ids=[1, 2, 3, 4, 5, 6, 7]),
+        lambda card: card.update(budgets=[]),
+        lambda card: card.update(budgets={"points": [], "measure": "fun"}),
+        lambda card: card.update(budgets={"points": [{"gmacs": 1.0, "top1": 0.5}], "measure": "top1"}),
+        lambda card: card.update(budgets={"points": [{**POINT, "gmacs": None}], "measure": "top1"}),
+        lambda card: card.update(budgets={"points": [{**POINT, "thresholds": [0.5]}], "measure": "top1"}),
+        lambda card: card.update(budgets={"points": [POINT], "measure": "agreement"}),
     ],
     ids=[
         *("no config", "no class names", "no thresholds", "no preprocessing", "version", "too few names"),
@@ -291,6 +313,8 @@ def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
         *("null names", "one string of names", "null config", "list config", "grids a number", "null thresholds"),
         *("list thresholds", "null values", "words for thresholds", "negative threshold", "null preprocessing"),
         *("empty preprocessing", "too few ids", "ids alike", "one string of ids", "an id twice", "numbers for ids"),
+        *("list of budgets", "unknown measure", "a budget without thresholds", "a budget without a cost"),
+        *("a budget with too few thresholds", "a budget without its measure"),
     ],
 )
 def test_a_card_that_says_nonsense_is_refused(folder: Path, change: Any) -> None:

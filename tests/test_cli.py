@@ -16,6 +16,7 @@ import pytest
 
 import dvt_tf
 from dvt_tf import cli
+from dvt_tf.commands import predict, presets
 from dvt_tf.cost import PARTS, count_macs
 from tests import images
 
@@ -49,10 +50,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _classifiers_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """One and the same model folder is read once, not for every command: reading it takes seconds."""
-    monkeypatch.setattr(cli, "_classifier", _classifier)
+    monkeypatch.setattr(predict, "_classifier", _classifier)
 
 
-_classifier = functools.cache(cli._classifier)
+_classifier = functools.cache(predict._classifier)
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_presets_fit_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.Monk
     plain = re.sub(r"\x1b\[[\d;]*m", "", out)  # bold headings
     assert max(map(len, plain.splitlines())) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in out  # nothing is cut short
-    assert list(cli._PART_HEADINGS) == list(PARTS)
+    assert list(presets._PART_HEADINGS) == list(PARTS)
 
 
 def test_help(run: Run) -> None:
@@ -263,7 +264,7 @@ def test_a_damaged_image_in_a_data_set_is_one_line(
         for _ in datasets.load(f"folder:{tmp_path}", "val", card, 4):
             pass
 
-    monkeypatch.setattr(cli, "_classifier", lambda model: read_data())
+    monkeypatch.setattr(predict, "_classifier", lambda model: read_data())
     check_refused(run("predict", pictures), f"damaged or unreadable image in the data: {bad}")
 
 

@@ -65,13 +65,51 @@ def test_figures_are_those_computed_by_hand(place: Path, capsys: pytest.CaptureF
     assert summary["adaptive"]["gmacs"] == pytest.approx(costs[exits].mean())
 
     rows = list(csv.DictReader((out / "curve.csv").open()))
-    assert len(rows) == 59
-    spent = [float(row["gmacs"]) for row in rows]
+    assert {row["method"] for row in rows} == {"exact", "evolutionary", "published"}
+    spent = [float(row["gmacs"]) for row in rows if row["method"] == "published"]
+    assert len(spent) == 59
     assert spent == sorted(spent)
     assert costs[0] * 0.999 <= spent[0] <= spent[-1] <= costs[-1] * 1.001
-    with Image.open(out / "curve.png") as plot:
-        assert plot.format == "PNG"
-    assert not list(out.glob("*.writing"))
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("confidences.png", "curve.csv", "curve.png", "results.safetensors", "results_calibration.safetensors"),
+        *("shares.png", "summary.json"),
+    ]
+
+    # From the results that were kept the same comes out, and no image is read.
+    again = place / "again"
+    (place / "data").rename(place / "away")
+    try:
+        command = ["evaluate", "--model", str(place / "model"), "--results", str(out), "--out", str(again)]
+        assert main([*command, "--temperature", "--beside", str(out / "summary.json")]) == 0
+    finally:
+        (place / "away").rename(place / "data")
+    assert (again / "curve.csv").read_text() == (out / "curve.csv").read_text()
+    repeated = json.loads((again / "summary.json").read_text())
+    for at in repeated["exits"]:
+        assert 0.05 <= at.pop("temperature") <= 20
+        assert at.pop("calibration_error_scaled") >= 0
+    assert repeated == summary
+
+
+def test_one_exit_alone_has_no_curve(place: Path) -> None:
+    small_cascade(token_grids=(2,), head=2.0).save_to_preset(place / "single")
+    out = place / "single_out"
+    data = f"folder:{place / 'data'}"
+    assert main(["evaluate", "--model", str(place / "single"), "--data", data, "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("confidences.png", "results.safetensors", "results_calibration.safetensors", "summary.json")
+    }
+    assert len(json.loads((out / "summary.json").read_text())["exits"]) == 1
+
+
+def test_thresholds_are_not_scored_where_they_were_chosen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = f"folder:{place / 'data'}"
+    model = DynamicVisionTransformer.from_preset(place / "model")
+    model.card = {**model.card, "thresholds": {**model.card["thresholds"], "data": f"{data}@val"}}
+    model.save_to_preset(place / "chosen_on_val")
+    assert main(["evaluate", "--model", str(place / "chosen_on_val"), "--data", f"{data}@val"]) == 2
+    assert "were chosen on" in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(place / "chosen_on_val"), "--data", data]) == 0
 
 
 @pytest.mark.parametrize(
@@ -82,6 +120,10 @@ def test_figures_are_those_computed_by_hand(place: Path, capsys: pytest.CaptureF
         ("folder:{place}/nowhere", [], "nowhere"),
         ("photos", [], "photos"),
         ("digits", [], "class"),
+        ("images:{place}/data", [], "has no labels"),
+        ("folder:{place}/data", ["--results", "{place}"], "either --data"),
+        ("folder:{place}/data", ["--beside", "{place}/x.json"], "--beside is for the plot"),
+        ("folder:{place}/data", ["--beside", "{place}/x.json", "--out", "{place}/no"], "does not exist"),
     ],
 )
 def test_refusals_are_one_line(

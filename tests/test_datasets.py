@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvt_tf import datasets, digits, preprocessing
+from dvt_tf import datasets, digits, image_files, preprocessing
 from dvt_tf.datasets import DataSpec
 from tests import images
 
@@ -42,6 +42,7 @@ def batches(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
         ("folder:/some/where", DataSpec("folder", "/some/where")),
         ("folder:some@where/else@test", DataSpec("folder", "some@where/else", "test")),
         ("tfds:cifar10@train", DataSpec("tfds", "cifar10", "train")),
+        ("images:/some/where", DataSpec("images", "/some/where")),
     ],
 )
 def test_specs(text: str, spec: DataSpec) -> None:
@@ -54,11 +55,15 @@ def test_an_at_sign_may_belong_to_a_folder_that_exists(tmp_path: Path) -> None:
     folder.mkdir()
     assert datasets.parse_spec(f"folder:{folder}") == DataSpec("folder", str(folder))
     assert datasets.parse_spec(f"folder:{folder}@test") == DataSpec("folder", str(folder), "test")
+    assert datasets.parse_spec(f"images:{folder}") == DataSpec("images", str(folder))
+    assert datasets.without_split(f"folder:{folder}@test") == f"folder:{folder}"
 
 
-@pytest.mark.parametrize("text", ["", "mnist", "digits:x", "dir:/x", "@val", "folder", "folder:", "tfds:@val"])
+@pytest.mark.parametrize(
+    "text", ["", "mnist", "digits:x", "dir:/x", "@val", "folder", "folder:", "images:", "tfds:@val"]
+)
 def test_unknown_data_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(ValueError, match="digits, folder:PATH, shards:PATH or tfds:NAME"):
+    with pytest.raises(ValueError, match="digits, folder:PATH, shards:PATH, tfds:NAME or images:PATH"):
         datasets.parse_spec(text)
 
 
@@ -179,6 +184,38 @@ def test_class_names(tmp_path: Path) -> None:
     make_folder(tmp_path, "val", 1)
     assert datasets.class_names(f"folder:{tmp_path}") == ("blue", "green", "red")
     assert datasets.class_names("digits") == tuple("0123456789")
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    make_folder(tmp_path, "b", 2)
+    make_folder(tmp_path, "a", 1, "WEBP")
+    spec = f"images:{tmp_path}"
+    assert not datasets.is_labelled(spec)
+    assert datasets.is_labelled("digits")
+    prepared, labels = batches(datasets.load(spec, "calibration", CARD, 4))
+    assert labels.tolist() == [-1] * 9
+    assert prepared.shape == (9, images.SIZE, images.SIZE, 3)
+    contents = image_files.read_image_bytes(tmp_path / "a" / "blue" / "000.webp")
+    first, _ = preprocessing.preprocess([contents], CARD)
+    np.testing.assert_array_equal(prepared[:1], first)
+    for split in ("train", "val", "test"):
+        with pytest.raises(ValueError, match="has no labels and no splits"):
+            datasets.load(spec, split, CARD, 4)
+    with pytest.raises(ValueError, match="has no labels, and so no classes"):
+        datasets.class_names(spec)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        datasets.load(f"images:{tmp_path}/nowhere", "calibration", CARD, 4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image found"):
+        datasets.load(f"images:{tmp_path}/empty", "calibration", CARD, 4)
+
+
+def test_sources_are_those_of_the_scenes() -> None:
+    assert datasets.sources("folder:x", "val") is None
+    found = datasets.sources("digits", "calibration")
+    assert found is not None
+    assert (found.shape, len(np.unique(found))) == ((4000,), 250)
+    np.testing.assert_array_equal(found[:300], digits.digit_scenes("calibration", 300).source)
 
 
 def test_digits_are_the_scenes_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

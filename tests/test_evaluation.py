@@ -1,157 +1,158 @@
-"""Per-exit results against a direct computation, and the curve's files, whole or not at all."""
+"""Summaries and curves of stored results, and their files, whole or not at all."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from PIL import Image
 
 from dvt_tf import files
-from dvt_tf.cascade import DynamicVisionTransformer
-from dvt_tf.cost import count_macs
-from dvt_tf.evaluation import ExitResults, budgeted_curve, exit_results, plot_curve, write_curve
-from dvt_tf.thresholds import published_thresholds
-from tests.cascades import random_images, small_cascade
+from dvt_tf.evaluation import (
+    BUDGETS,
+    all_curves,
+    bootstrap_interval,
+    budgeted_curve,
+    read_summary,
+    summary,
+    temperatures_of,
+    write_curves,
+    write_summary,
+)
+from dvt_tf.reliability import reliability
+from dvt_tf.results import ExitResults
+from dvt_tf.thresholds import choose, operate, published_settings
+from tests.exit_results import made_up
 
 
 @pytest.fixture(scope="module")
-def model() -> DynamicVisionTransformer:
-    return small_cascade(num_classes=9, depth=1)
+def chosen_on() -> ExitResults:
+    return made_up(300, seed=1)
 
 
 @pytest.fixture(scope="module")
-def results(model: DynamicVisionTransformer) -> ExitResults:
-    return exit_results(model, batches(random_images(50), np.arange(50) % 9))
+def scored_on() -> ExitResults:
+    return made_up(500, seed=2)
 
 
-def batches(images: np.ndarray, labels: np.ndarray, size: int = 16) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(size)
+CARD = {"name": "made up", "thresholds": {"values": [0.7, 0.6]}}
 
 
-def test_results_are_what_the_model_says(model: DynamicVisionTransformer, results: ExitResults) -> None:
-    logits = np.stack([value.numpy() for value in model(random_images(50)).values()], 1).astype(np.float64)
-    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    labels = np.arange(50) % 9
-    np.testing.assert_array_equal(results.labels, labels)
-    np.testing.assert_allclose(results.confidences, probabilities.max(-1), atol=1e-5)
-    np.testing.assert_array_equal(results.predictions, logits.argmax(-1))
-    np.testing.assert_array_equal(results.correct, logits.argmax(-1) == labels[:, None])
-    best = np.argsort(-logits, -1)[..., :5]
-    np.testing.assert_array_equal(results.in_top5, (best == labels[:, None, None]).any(-1))
-    np.testing.assert_allclose(results.top1(), (logits.argmax(-1) == labels[:, None]).mean(0))
-    np.testing.assert_allclose(results.top5(), (best == labels[:, None, None]).any(-1).mean(0))
-    assert 0 < results.in_top5.mean() < 1
-    np.testing.assert_allclose(results.gmacs, np.asarray(count_macs(model)) / 1e9)
-    assert (results.confidences.dtype, results.predictions.dtype) == (np.float32, np.int32)
-    assert (results.in_top5.dtype, results.labels.dtype, results.gmacs.dtype) == (bool, np.int32, np.float64)
-
-
-def with_logits(values: list[float]) -> DynamicVisionTransformer:
-    """A cascade whose every exit says the same of every image."""
-    model = small_cascade(num_classes=len(values), depth=1)
-    for transformer in model.transformers:
-        transformer.head.kernel.assign(tf.zeros_like(transformer.head.kernel))
-        transformer.head.bias.assign(values)
-    return model
-
-
-def test_a_tie_for_the_fifth_place_counts_as_in_the_first_five() -> None:
-    model = with_logits([5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 0.0])
-    results = exit_results(model, batches(random_images(7), np.arange(7)))
-    assert results.in_top5[:, 0].tolist() == [True] * 6 + [False]
-    assert results.predictions[:, 2].tolist() == [0] * 7
-
-
-def test_with_fewer_than_six_classes_all_are_among_the_first_five() -> None:
-    results = exit_results(small_cascade(num_classes=3, depth=1), batches(random_images(6), np.arange(6) % 3))
-    assert results.top5() == [1.0, 1.0, 1.0]
-
-
-def test_progress_counts_the_images(model: DynamicVisionTransformer) -> None:
-    seen: list[int] = []
-    exit_results(model, batches(random_images(10), np.zeros(10, np.int64), size=4), on_batch=seen.append)
-    assert seen == [4, 4, 2]
-
-
-@pytest.mark.parametrize("label", [-1, 9, 2**31 - 1])
-def test_a_label_without_a_class_is_refused(model: DynamicVisionTransformer, label: int) -> None:
-    with pytest.raises(ValueError, match=r"labels outside 0\.\.8"):
-        exit_results(model, batches(random_images(2), np.array([0, label])))
-
-
-def test_no_images_are_refused(model: DynamicVisionTransformer) -> None:
-    with pytest.raises(ValueError, match="no image to evaluate"):
-        exit_results(model, [])
-
-
-def test_the_curve_is_the_published_rule_applied_to_other_images(
-    model: DynamicVisionTransformer, results: ExitResults
-) -> None:
-    scored = exit_results(model, batches(random_images(30, seed=9), np.arange(30) % 9))
-    curve = budgeted_curve(results, scored)
-    chosen = published_thresholds(results.confidences)
+def test_the_published_curve_is_its_59_settings_on_other_images(chosen_on: ExitResults, scored_on: ExitResults) -> None:
+    curve = budgeted_curve(chosen_on, scored_on, "published")
+    settings = published_settings(chosen_on.confidences)
     assert len(curve) == 59
-    for point, thresholds in zip(curve, chosen):
-        np.testing.assert_array_equal(point.thresholds, thresholds)
-        left = (scored.confidences[:, 0] >= thresholds[0]).mean()
-        assert point.shares[0] == pytest.approx(left)
-        assert results.gmacs[0] <= point.gmacs <= results.gmacs[-1]
-    assert curve[0].gmacs < curve[-1].gmacs
+    expected = [operate(scored_on.confidences, scored_on.correct, scored_on.gmacs, values) for values in settings]
+    assert sorted((p.scored.gmacs, p.scored.accuracy) for p in curve) == sorted((p.gmacs, p.accuracy) for p in expected)
+    costs = [point.scored.gmacs for point in curve]
+    assert costs == sorted(costs)
 
 
-def test_the_curve_as_csv(tmp_path: Path, results: ExitResults) -> None:
-    curve = budgeted_curve(results, results)
-    write_curve(tmp_path / "curve.csv", curve)
+@pytest.mark.parametrize("method", ["exact", "evolutionary"])
+def test_other_curves_are_choices_for_budgets_on_other_images(
+    chosen_on: ExitResults, scored_on: ExitResults, method: str
+) -> None:
+    curve = budgeted_curve(chosen_on, scored_on, method)
+    assert len(curve) == BUDGETS
+    budgets = sorted(point.budget for point in curve)
+    np.testing.assert_allclose(budgets, np.linspace(1.0, 8.0, BUDGETS))
+    for point in curve[::10]:
+        [chosen] = choose(chosen_on.confidences, chosen_on.correct, chosen_on.gmacs, point.budget, method)
+        np.testing.assert_array_equal(point.scored.thresholds, chosen.thresholds)
+        again = operate(scored_on.confidences, scored_on.correct, scored_on.gmacs, chosen.thresholds)
+        assert (point.scored.accuracy, point.scored.gmacs) == (again.accuracy, again.gmacs)
+        assert point.low <= again.accuracy <= point.high
+
+
+def test_the_interval_is_that_of_drawing_images_anew() -> None:
+    random = np.random.default_rng(0)
+    right = random.random(200) < 0.8
+    drawn = right[random.integers(0, 200, (20_000, 200))].mean(1)
+    low, high = bootstrap_interval(float(right.mean()), 200)
+    assert low == pytest.approx(np.quantile(drawn, 0.025), abs=0.0051)
+    assert high == pytest.approx(np.quantile(drawn, 0.975), abs=0.0051)
+    assert bootstrap_interval(1.0, 50) == (1.0, 1.0)
+
+
+def test_the_summary_by_hand(scored_on: ExitResults) -> None:
+    found = summary(scored_on, CARD)
+    assert found["images"] == 500
+    for k, at in enumerate(found["exits"]):
+        assert at["gmacs"] == scored_on.gmacs[k]
+        assert at["top1"] == pytest.approx(scored_on.correct[:, k].mean())
+        assert scored_on.in_top5 is not None
+        assert at["top5"] == pytest.approx(scored_on.in_top5[:, k].mean())
+        own = reliability(scored_on.confidences[:, k], scored_on.correct[:, k])
+        assert at["calibration_error"] == own.error
+        assert "temperature" not in at
+    c = scored_on.confidences
+    leaves = np.where(c[:, 0] >= 0.7, 0, np.where(c[:, 1] >= 0.6, 1, 2))
+    adaptive = found["adaptive"]
+    assert adaptive["top1"] == pytest.approx(scored_on.correct[np.arange(500), leaves].mean())
+    assert adaptive["gmacs"] == pytest.approx(scored_on.gmacs[leaves].mean())
+    assert adaptive["share_of_full_cost"] == pytest.approx(scored_on.gmacs[leaves].mean() / 8)
+    np.testing.assert_allclose(adaptive["exit_shares"], np.bincount(leaves, minlength=3) / 500)
+    assert adaptive["top1_interval"][0] < adaptive["top1"] < adaptive["top1_interval"][1]
+    json.dumps(found)
+
+
+def test_temperatures_come_from_other_images(chosen_on: ExitResults, scored_on: ExitResults) -> None:
+    temperatures = temperatures_of(chosen_on)
+    found = summary(scored_on, CARD, temperatures)
+    assert [at["temperature"] for at in found["exits"]] == temperatures
+    assert all(0 <= at["calibration_error_scaled"] <= 1 for at in found["exits"])
+
+
+def test_the_curves_as_csv(tmp_path: Path, chosen_on: ExitResults, scored_on: ExitResults) -> None:
+    curves = all_curves(chosen_on, scored_on)
+    write_curves(tmp_path / "curve.csv", curves)
     with (tmp_path / "curve.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 59
     assert list(rows[0]) == [
-        *("gmacs", "top1", "threshold_1", "threshold_2", "share_exit_1", "share_exit_2", "share_exit_3")
+        *("method", "budget", "gmacs", "top1", "top1_low", "top1_high"),
+        *("threshold_1", "threshold_2", "share_exit_1", "share_exit_2", "share_exit_3"),
     ]
-    costs = [float(row["gmacs"]) for row in rows]
-    assert costs == sorted(costs)
-    np.testing.assert_allclose(costs, sorted(point.gmacs for point in curve), rtol=1e-5)
-    np.testing.assert_allclose(sum(float(rows[0][f"share_exit_{k}"]) for k in (1, 2, 3)), 1.0, atol=1e-5)
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
+    assert {row["method"] for row in rows} == {"exact", "evolutionary", "published"}
+    assert len(rows) == len(curves) == 59 + 2 * BUDGETS
+    for row, point in zip(rows, curves):
+        scored = point.scored
+        numbers = [point.budget, scored.gmacs, scored.accuracy, point.low, point.high, *scored.thresholds]
+        np.testing.assert_allclose([float(v) for v in list(row.values())[1:8]], numbers, rtol=1e-5)
+        assert sum(float(row[f"share_exit_{k}"]) for k in (1, 2, 3)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_curve_as_png(tmp_path: Path, model: DynamicVisionTransformer, results: ExitResults) -> None:
-    plot_curve(tmp_path / "curve.png", budgeted_curve(results, results), results, model.card)
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.format == "PNG"
-        image.load()
-        assert min(image.size) > 400
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+def test_a_summary_is_read_back_and_anything_else_refused(tmp_path: Path, scored_on: ExitResults) -> None:
+    write_summary(tmp_path / "summary.json", summary(scored_on, CARD))
+    assert read_summary(tmp_path / "summary.json") == summary(scored_on, CARD)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_summary(tmp_path / "nowhere.json")
+    for text in ("{", "[]", '{"exits": []}', '{"exits": [{"gmacs": 1}]}', '"x"', "\xff"):
+        (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"is no summary\.json of dvt evaluate"):
+            read_summary(tmp_path / "bad.json")
 
 
-class DiskFullError(OSError):
-    """What the tests below raise in the middle of a write."""
-
-
-def test_a_failed_write_leaves_the_old_curve_and_nothing_else(
-    tmp_path: Path, model: DynamicVisionTransformer, results: ExitResults, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_write_leaves_the_old_files_and_nothing_else(
+    tmp_path: Path, chosen_on: ExitResults, scored_on: ExitResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curve = budgeted_curve(results, results)
-    for name in ("curve.csv", "curve.png"):
+    curve = budgeted_curve(chosen_on, scored_on, "published")
+    for name in ("curve.csv", "summary.json"):
         (tmp_path / name).write_text("old")
 
     def full(*_: Any) -> None:
-        raise DiskFullError("disk full")
+        raise OSError("disk full")
 
     monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(DiskFullError):
-        write_curve(tmp_path / "curve.csv", curve)
-    with pytest.raises(DiskFullError):
-        plot_curve(tmp_path / "curve.png", curve, results, model.card)
+    with pytest.raises(OSError, match="disk full"):
+        write_curves(tmp_path / "curve.csv", curve)
+    with pytest.raises(OSError, match="disk full"):
+        write_summary(tmp_path / "summary.json", {})
     monkeypatch.undo()
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
         "curve.csv": b"old",
-        "curve.png": b"old",
+        "summary.json": b"old",
     }

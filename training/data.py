@@ -65,6 +65,8 @@ def open_data(recipe: Recipe, spec: str) -> TrainingData:
     parsed = datasets.parse_spec(spec)
     if parsed.split:
         raise ValueError(f"--data {spec}: training chooses the splits by itself; leave out @{parsed.split}")
+    if not datasets.is_labelled(parsed):
+        raise ValueError(f"--data {spec}: has no labels, and training needs them")
     return DigitData(recipe) if parsed.kind == "digits" else ImageData(recipe, parsed)
 
 

@@ -152,8 +152,10 @@ def _print(summary: Mapping[str, Any]) -> None:
         if scaled:
             cells += [f"{at['temperature']:.2f}", f"{at['calibration_error_scaled']:.1%}"]
         table.add_row(*cells)
-    table.add_row("adaptive", f"{adaptive['gmacs']:.3g}", f"{adaptive['top1']:.1%}")
-    own = format_thresholds(adaptive["thresholds"])
-    share = f"{adaptive['share_of_full_cost']:.0%} of the full cost"
-    note = f"{summary['images']:,} images; adaptive: thresholds {own}, {share}. ECE is the expected calibration error."
+    note = f"{summary['images']:,} images."
+    if len(summary["exits"]) > 1:
+        table.add_row("adaptive", f"{adaptive['gmacs']:.3g}", f"{adaptive['top1']:.1%}")
+        own = format_thresholds(adaptive["thresholds"])
+        note += f" Adaptive: thresholds {own}, {adaptive['share_of_full_cost']:.0%} of the full cost."
+    note += " ECE is the expected calibration error."
     console.print_table(table, f"{note} {console.GFLOPS_NOTE}")

@@ -94,7 +94,7 @@ def test_a_run_leaves_a_model_with_a_whole_card(whole_run: Path, data: str) -> N
     assert card["class_names"] == list(CLASSES)
     assert card["provenance"]["recipe"]["epochs"] == 3
     assert len(card["thresholds"]["values"]) == 1
-    assert card["thresholds"]["data"].startswith(f"{data}@val, ")
+    assert card["thresholds"]["data"] == f"{data}@val"
     assert card["figures"]["data"] == f"{data}@test"
     assert card["figures"]["images"] == 12
     assert len(card["figures"]["exits"]) == 2
@@ -300,6 +300,7 @@ def test_what_would_be_ignored_on_digits_is_refused(fields: dict[str, Any], tmp_
         (["--recipe", "folder", "--data", "shards:/nowhere", "--out", "x"], "nowhere"),
         (["--recipe", "folder", "--out", "x"], "add --data SPEC"),
         (["--recipe", "digits", "--data", "digits@val", "--out", "x"], "leave out @val"),
+        (["--recipe", "digits", "--data", "images:x", "--out", "x"], "has no labels, and training needs them"),
         (["--recipe", "digits", "--set", "batch_size=no", "--out", "x"], "batch_size must be a whole number"),
         (["--recipe", "digits", "--set", "batchsize=4", "--out", "x"], "did you mean batch_size"),
         (["--recipe", "digits", "--set", "overrides.num_classes=9", "--out", "x"], "num_classes is 9"),
