@@ -13,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 import dvt_tf
+from app import budgets
 from dvt_tf import image_files, preprocessing
+from dvt_tf.calibration import stale_note
 from dvt_tf.cost import count_macs, count_parameters
 from dvt_tf.digits import CLASS_NAMES as DIGITS
 
@@ -47,6 +49,8 @@ class Predictor:
         self.thresholds: list[float] = [float(value) for value in model.card["thresholds"]["values"]]
         self.gmacs: list[float] = [macs / 1e9 for macs in count_macs(model)]
         self.parameters = count_parameters(model.config)
+        self.knows_budgets = budgets.knows_budgets(self.card, self.gmacs)
+        self.stale_note = stale_note(model)  # here alone: it reads every weight
         self._lock = threading.Lock()
         size = self.config.image_size
 

@@ -46,7 +46,8 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
     first = handlers.first
     opening = handlers.opening_source(first.name)
     said, seen = handlers.analyse(opening, first.name)
-    own, position, reading_html, *outcome_html = handlers.own_thresholds(first.name, said)
+    own, position, reading_html, budget_html, *outcome_html = handlers.own_thresholds(first.name, said)
+    range_of_budgets = handlers.budget_slider(first.name)
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_CHECK, CACHE_AGE)) as page:
         source, analysis, thresholds = gr.State(opening), gr.State(said), gr.State(own)
@@ -102,10 +103,23 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
                         elem_id="threshold",
                     )
                     gr.HTML(SLIDER_ENDS)
+                    with gr.Accordion(
+                        "Or choose by budget", open=False, visible=first.knows_budgets, elem_id="budget-panel"
+                    ) as budget_panel:
+                        budget_reading = gr.HTML(budget_html, elem_id="budget-reading")
+                        budget = gr.Slider(
+                            **(range_of_budgets or {}),
+                            label="GFLOPs an image may cost on average",
+                            show_label=False,
+                            container=False,
+                            buttons=[],
+                            elem_id="budget",
+                        )
+                        budget_source = gr.HTML(handlers.describe_budgets(first.name))
                 path = gr.HTML(outcome_html[1], elem_id="path")
                 gr.HTML(FOOTNOTE)
 
-        outcome = [answer, path, grid]
+        outcome, readings = [answer, path, grid], [reading, budget_reading]
         waiting = {**RUNS, "show_progress": "minimal", "show_progress_on": answer}
         keep_original(upload)
 
@@ -131,8 +145,15 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
             digits = gr.update(visible=predictor.knows_digits)
             tab = gr.skip() if predictor.knows_digits else gr.update(selected="upload")
             several = gr.update(visible=predictor.num_exits > 1)
+            limits = handlers.budget_slider(model_name)
+            by_budget = (
+                gr.update(visible=predictor.knows_budgets),
+                gr.skip() if limits is None else gr.update(**limits),
+                handlers.describe_budgets(model_name),
+            )
             shown = handlers.own_thresholds(model_name, new_analysis)
-            return (given, new_analysis, new_pixels, handlers.describe(model_name), digits, tab, several, *shown)
+            about_it = handlers.describe(model_name)
+            return (given, new_analysis, new_pixels, about_it, digits, tab, several, *by_budget, *shown)
 
         # The slider may move while the model runs, so the outcome is made in a second step, from where it stands then.
         tries = [
@@ -163,21 +184,32 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
         slider.input(
             handlers.move,
             [slider, model, analysis],
-            [thresholds, reading, *outcome],
+            [thresholds, *readings, *outcome],
             api_name="move",
+            **ROUTES,
+        )
+        budget.input(
+            handlers.spend,
+            [budget, model, analysis],
+            [thresholds, slider, *readings, *outcome],
+            api_name="spend",
             **ROUTES,
         )
         reset.click(
             handlers.own_thresholds,
             [model, analysis],
-            [thresholds, slider, reading, *outcome],
+            [thresholds, slider, *readings, *outcome],
             api_name="own_thresholds",
             **ROUTES,
         )
         model.input(
             switch,
             [model, source],
-            [source, analysis, pixels, about, example_panel, tabs, panel, thresholds, slider, reading, *outcome],
+            [
+                *(source, analysis, pixels, about, example_panel, tabs, panel),
+                *(budget_panel, budget, budget_source),
+                *(thresholds, slider, *readings, *outcome),
+            ],
             api_name="switch_model",
             **waiting,
         )
@@ -188,9 +220,11 @@ def build_page(predictors: Sequence[Predictor]) -> gr.Blocks:
 def _add_api(handlers: Handlers) -> None:
     """The endpoint for programs; its components are never shown."""
 
-    def predict(image: str, threshold: float | None = None, model: str | None = None) -> dict[str, Any]:
+    def predict(
+        image: str, threshold: float | None = None, model: str | None = None, budget: float | None = None
+    ) -> dict[str, Any]:
         try:
-            return handlers.predict(image, threshold, model)
+            return handlers.predict(image, threshold, model, budget)
         except ValueError as error:  # ImageError is one
             raise gr.Error(str(error)) from error
 
@@ -198,10 +232,11 @@ def _add_api(handlers: Handlers) -> None:
         image = keep_original(gr.Image(type="filepath", image_mode=None, label="image"))
         threshold = gr.Number(None, label="threshold")
         model = gr.Textbox(None, label="model")
+        budget = gr.Number(None, label="budget")
         answer = gr.JSON(label="answer")
         gr.Button("Predict").click(
             predict,
-            [image, threshold, model],
+            [image, threshold, model, budget],
             answer,
             api_name="predict",
             api_description=Handlers.predict.__doc__,

@@ -9,18 +9,30 @@ import base64
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from app.routing import Decision, threshold_text
+from app.budgets import BudgetChoice
+from app.routing import Decision, threshold_text, thresholds_text
 from dvt_tf.presets import CascadeConfig
 
 COST_NOTE = "multiply-adds, as the paper counts"
 ALL_CLASSES = 12  # up to so many classes, every exit lists all of them, in their own order
 TOP_CLASSES = 5
 EXIT_COLOURS = 6  # in style.css; further exits begin again
+# What a guarantee promises of an image, and of which images, in a person's words.
+RISKS = {
+    "disagreement": "get another answer than the full cascade's",
+    "accuracy_drop": "are answered wrongly where the full cascade is right",
+}
+PROMISED_ON = {
+    "new images": "new images drawn as these were",
+    "new sources": "images of new sources",
+    "this pool of sources": "new images of these same sources",
+}
 
 
 def percent(share: float) -> str:
@@ -67,6 +79,38 @@ def model_line(card: dict, config: CascadeConfig, parameters: int, name: str) ->
         f"Recognises {len(classes)} classes ({html.escape(shown)}); tokens {grids}; "
         f"{parameters / 1e6:.2f} M parameters.</p>"
     )
+
+
+def thresholds_line(thresholds: Mapping[str, Any]) -> str:
+    """The model's own thresholds and how they were chosen, from its card; "" for one exit."""
+    values = thresholds["values"]
+    if not values:
+        return ""
+    promise, method = thresholds.get("guarantee", {}), thresholds.get("method", "none")
+    if promise.get("risk") in RISKS:
+        images = PROMISED_ON.get(promise.get("about"), "images")
+        how = (
+            f"promised with {promise['confidence'] * 100:g}% confidence that at most {promise['level'] * 100:g}% of "
+            f"{images} {RISKS[promise['risk']]} (Learn-then-Test)"
+        )
+    elif method != "none":
+        how = method
+    else:
+        how = "none were chosen" if min(values) > 1 else "the card does not say how they were chosen"
+    data = f" Data: {_data_of(thresholds)}." if thresholds.get("data") else ""
+    return f'<p class="dvt-model">Thresholds <b>{thresholds_text(values)}</b>: {html.escape(how)}.{data}</p>'
+
+
+def _data_of(about: Mapping[str, Any]) -> str:
+    """The data that thresholds were chosen on: `digits@val, 2,000 images`."""
+    return html.escape(about["data"]) + (f", {about['images']:,} images" if about.get("images") else "")
+
+
+def warning_html(note: str) -> str:
+    """A warning that stays in sight; "" without a note."""
+    if not note:
+        return ""
+    return f'<p class="dvt-warning"><b>Warning:</b> {html.escape(note)}.</p>'
 
 
 def pixels_html(pixels: np.ndarray) -> str:
@@ -216,10 +260,61 @@ def invitation_html() -> str:
     )
 
 
-def reading_html(text: str, is_own: bool) -> str:
-    """The reading beside the slider; `is_own` says that the thresholds are those of the model's card."""
-    own = " (the model's own)" if is_own else ""
+def reading_html(thresholds: Sequence[float], origin: str) -> str:
+    """The reading beside the confidence slider; `origin` says who chose the thresholds."""
+    size = "dvt-several" if len(thresholds) > 2 else ""  # these may take a line more, which is kept free
     return (
-        '<output class="dvt-reading" role="status">Confidence needed to stop early: '
-        f'<b data-testid="reading">{html.escape(text)}</b>{own}</output>'
+        f'<output class="dvt-reading {size}" role="status">Confidence needed to stop early '
+        f"<small>({html.escape(origin)}):</small> "
+        f'<b data-testid="reading">{thresholds_text(thresholds)}</b></output>'
+    )
+
+
+def budget_reading_html(choice: BudgetChoice) -> str:
+    """The reading of the budget slider: the mean cost, and what the card expects of the thresholds for it."""
+    how = budget_thresholds_text(choice.thresholds)
+    if choice.expected is None:
+        said = html.escape(choice.note)
+    elif choice.measure == "agreement":
+        said = f"answers as the full cascade for <b>{percent(choice.expected)}</b>, {how}"
+    else:
+        said = f"expected <b>{percent(choice.expected)}</b> top-1, {how}"
+    return (
+        '<output class="dvt-budget" role="status" data-testid="budget-reading">'
+        f"<span>Budget <b>{gflops(choice.gmacs)} GFLOPs</b> per image on average "
+        f"({choice.share * 100:.0f}% of the full cascade):</span> "
+        f"<span>{said}</span></output>"
+    )
+
+
+def budget_thresholds_text(thresholds: Sequence[float]) -> str:
+    """`thresholds 0.90, then 0.84`; in words where they settle the exit of every image."""
+    if thresholds[0] <= 0:
+        return "every image leaves at exit 1"
+    if min(thresholds) > 1:
+        return "every image runs the full cascade"
+    text = thresholds_text(thresholds)
+    return f"thresholds {text}" if "then" in text else f"threshold {text}"
+
+
+def no_budget_html() -> str:
+    """The reading of the budget slider while no budget has chosen the thresholds."""
+    return (
+        '<output class="dvt-budget dvt-unused" role="status" data-testid="budget-reading">'
+        "<span>No budget in use: the thresholds are those above.</span> "
+        "<span>Move the slider to choose them by what an image may cost on average.</span></output>"
+    )
+
+
+def budget_source_html(card: Mapping[str, Any], gmacs: Sequence[float]) -> str:
+    """Below the budget slider: its two ends, and where its thresholds come from."""
+    if "budgets" not in card:
+        data = "the checkpoint's published curve"
+    else:
+        data = _data_of(card["budgets"]) if card["budgets"].get("data") else "the model's card"
+    return (
+        f'<div class="dvt-ends" aria-hidden="true"><span>{gflops(gmacs[0])}: first exit</span>'
+        f"<span>{gflops(gmacs[-1])}: full cascade</span></div>"
+        f'<p class="dvt-small">Thresholds and what is expected of them: from {data}. '
+        "A single image may cost more than the average.</p>"
     )
