@@ -19,6 +19,7 @@ from dvt_tf.commands.calibrate import calibrate
 from dvt_tf.commands.console import complain
 from dvt_tf.commands.convert import convert
 from dvt_tf.commands.evaluate import evaluate
+from dvt_tf.commands.export import export
 from dvt_tf.commands.predict import predict
 from dvt_tf.commands.presets import presets
 
@@ -60,7 +61,7 @@ def _dvt() -> None:
     """Dynamic Vision Transformers: classify images with no more tokens than each one needs."""
 
 
-for command in (predict, evaluate, calibrate, convert, presets):
+for command in (predict, evaluate, calibrate, convert, export, presets):
     app.command()(command)
 
 
