@@ -5,6 +5,8 @@ PYTHON_KERAS3 ?=
 GPU ?=
 PYTORCH ?=
 WORKERS ?= 2
+MODEL ?= dvt_tiny_digits
+SERVED ?= runs/served/dvt
 ARGS ?=
 
 VENV := .venv
@@ -16,7 +18,7 @@ STAMP_KERAS3 := $(VENV_KERAS3)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 PIP := -m pip --disable-pip-version-check install -q
 PARALLEL := -n $(WORKERS) --dist loadfile
-PACKAGES := $(wildcard dvt_tf training app benchmarks)
+PACKAGES := $(wildcard dvt_tf training app benchmarks examples)
 BASELINES := digits_static_7 digits_static_10 digits_static_14 digits_no_reuse
 CACHES := build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -35,7 +37,7 @@ endef
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-keras3 lint format train-digits train-baselines screenshots clean clean-all
+.PHONY: help setup demo test test-slow test-keras3 lint format train-digits train-baselines serve bench screenshots clean clean-all
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +46,7 @@ help: ## list these targets
 	@echo "  PYTHON_KERAS3=...  the Python of .venv-keras3"
 	@echo "  GPU=1              TensorFlow with its CUDA libraries"
 	@echo "  PYTORCH=1          PyTorch too, for dvt convert"
+	@echo "  MODEL=...          a model folder or a preset, for serve and bench"
 	@echo "  WORKERS=2          test files that run at a time; 0 for one after another in one process"
 	@echo "  ARGS=...           more arguments for demo, train-digits, screenshots and the tests"
 
@@ -126,6 +129,18 @@ train-baselines: setup ## train what the bundled model is compared with (many ho
 	@for name in $(BASELINES); do \
 		$(PY) -m training.train --recipe $$name --out runs/$$name --resume $(ARGS) || exit 1; \
 	done
+
+serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Serving with it
+	$(VENV)/bin/dvt export --model $(MODEL) --out $(SERVED)
+	@echo
+	@echo "It is served on this machine by (REST on 8501, gRPC on 8500):"
+	@echo "  docker run --rm -p 8500:8500 -p 8501:8501 -v $(abspath $(SERVED)):/models/$(notdir $(SERVED)) \\"
+	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
+	@echo "With batching, versions and metrics: docs/serving.md"
+
+bench: setup ## measure: what leaving early saves in time, what choosing thresholds costs
+	$(PY) -m benchmarks.early_exit --model $(MODEL)
+	$(PY) -m benchmarks.solvers
 
 screenshots: setup ## take docs/images/ of the page anew
 	$(PY) -m app.screenshots $(ARGS)
