@@ -198,8 +198,11 @@ def load_results(path: Path, model: DynamicVisionTransformer | None = None) -> E
     wrong = [name for name, array in arrays.items() if array.dtype != _DTYPES.get(name)]
     if missing or wrong:
         raise ValueError(f"{path} is damaged: {', '.join(missing + wrong)} is missing or of a wrong type")
-    kept = json.loads(metadata["results"])
-    results = ExitResults(**arrays, num_classes=int(kept["num_classes"]), about=kept["about"])
+    try:
+        kept = json.loads(metadata["results"])
+        results = ExitResults(**arrays, num_classes=int(kept["num_classes"]), about=dict(kept["about"]))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: what it says of itself cannot be read ({error!r})") from error
     _check_shapes(results, path)
     if model is not None and results.about.get("weights") != weights_digest(model):
         theirs, ours = results.about.get("weights", "")[:12], weights_digest(model)[:12]

@@ -166,6 +166,11 @@ def damage_shape(path: Path) -> None:
     rewrite(path, lambda arrays: arrays.update(labels=arrays["labels"][:-1]))
 
 
+def damage_about(path: Path) -> None:
+    arrays = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file(arrays, path, metadata={"format": FORMAT, "results": "{"})
+
+
 def damage_nan(path: Path) -> None:
     def put_nan(arrays: dict[str, np.ndarray]) -> None:
         arrays["confidences"][7, 1] = np.nan
@@ -189,6 +194,7 @@ def rewrite(path: Path, change: object) -> None:
         (damage_missing, "confidences is missing or of a wrong type"),
         (damage_type, "labels is missing or of a wrong type"),
         (damage_shape, r"labels is \(29,\) and should be \(30,\)"),
+        (damage_about, "what it says of itself cannot be read"),
         (damage_nan, "the confidence of image 7 at exit 2 is not a number"),
     ],
 )

@@ -17,18 +17,21 @@ CALIBRATION = "calibration"
 def run_exits(cascade: DynamicVisionTransformer, spec: DataSpec, split: str) -> ExitResults:
     """Runs the full cascade once over a split."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dvt_tf import datasets
     from dvt_tf.results import exit_results
 
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} images"), TimeElapsedColumn())
+    batches = datasets.load(spec, split, cascade.card, batch_size=console.BATCH)
+    count = int(batches.cardinality())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(split, total=None)
+        # Only the number of batches is known beforehand, and not even that of shards.
+        task = progress.add_task(f"{split}, batches of {console.BATCH}", total=count if count >= 0 else None)
         return exit_results(
             cascade,
-            datasets.load(spec, split, cascade.card, batch_size=console.BATCH),
-            on_batch=lambda count: progress.advance(task, count),
+            batches,
+            on_batch=lambda _: progress.advance(task),
             data=datasets.without_split(spec),
             split=split,
             labelled=datasets.is_labelled(spec),

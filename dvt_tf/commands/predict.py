@@ -77,13 +77,14 @@ def _thresholds(given: list[float], budget: float | None, classifier: AdaptiveCl
     from dvt_tf.calibration import thresholds_for_budget
 
     wanted = classifier.num_exits - 1
+    if not given:
+        console.say_if_stale(classifier.model)
     if budget is not None:
         values, note = thresholds_for_budget(classifier.card, classifier.gmacs, budget)
         if note:
             console.say(note)
         return values
     if not given:
-        console.say_if_stale(classifier.model)
         return [float(value) for value in classifier.thresholds]
     if len(given) == 1:
         return given * wanted
