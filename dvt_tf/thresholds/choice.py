@@ -9,7 +9,7 @@ import numpy as np
 from dvt_tf.thresholds.descent import descent_thresholds
 from dvt_tf.thresholds.evolutionary import evolutionary_thresholds
 from dvt_tf.thresholds.exact import exact_thresholds
-from dvt_tf.thresholds.operating import Operating, check_stored, operate
+from dvt_tf.thresholds.operating import TOLERANCE, Operating, check_stored, operate
 from dvt_tf.thresholds.published import published_thresholds
 
 Solver = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[float]], list[np.ndarray]]
@@ -43,6 +43,7 @@ def choose(
     correct, gmacs = np.asarray(correct, bool), np.asarray(gmacs, np.float64)
     confidences = np.asarray(confidences, np.float32)
     check_stored(confidences, correct, gmacs)
+    confidences = np.minimum(confidences, np.float32(1.0))  # a rounding error above 1 would be cut off with "never"
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; it can be {', '.join(METHODS)}")
     wanted = [float(budget) for budget in np.atleast_1d(budgets)]
@@ -104,7 +105,7 @@ def cheapest_within(
     if first.accuracy >= floor:
         return first
     below = gmacs[0]
-    # Between two costs that thresholds can have lies at least one image's step, so the narrowing ends.
+    # Down to half of what the smallest step of one image costs, and then from one possible cost to the next.
     step = np.diff(gmacs).min(initial=gmacs[-1]) / len(confidences)
     while best.gmacs - below > step / 2:
         tried = np.linspace(below, best.gmacs, 18)[1:-1]
@@ -114,4 +115,9 @@ def cheapest_within(
             below = tried[-1]
         else:
             below, best = tried[meets - 1] if meets else below, points[meets]
+    while best.gmacs > gmacs[0]:
+        [cheaper] = choose(confidences, correct, gmacs, max(gmacs[0], best.gmacs * (1 - 3 * TOLERANCE)))
+        if cheaper.accuracy < floor:
+            break
+        best = cheaper
     return best

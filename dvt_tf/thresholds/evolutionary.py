@@ -31,8 +31,8 @@ def evolutionary_thresholds(
     ranked = np.sort(confidences[:, :-1], axis=0)  # ascending
 
     def thresholds_of(ranks: np.ndarray) -> np.ndarray:
-        # 0 lets all of them leave and 1 none.
-        place = np.minimum((ranks * (count + 1)).astype(int), count)
+        # 0 lets all of them leave; the last part of the range none, wide enough to be found.
+        place = np.minimum((ranks * (count + 1 + count // 50)).astype(int), count)
         values = ranked[np.minimum(place, count - 1), np.arange(exits - 1)]
         return np.where(place == count, np.float32(NEVER), values).astype(np.float32)
 

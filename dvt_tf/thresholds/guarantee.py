@@ -24,6 +24,7 @@ from scipy.stats import binom
 
 from dvt_tf.exit_rule import NEVER, route
 from dvt_tf.thresholds.choice import choose
+from dvt_tf.thresholds.operating import operate
 
 RISKS = ("disagreement", "accuracy_drop")
 _PATH = 64  # budgets at which the path is cut
@@ -98,12 +99,17 @@ def safest_first(confidences: np.ndarray, losses: np.ndarray, gmacs: np.ndarray)
     """
     gmacs = np.asarray(gmacs, np.float64)
     budgets = np.linspace(gmacs[-1], gmacs[0], _PATH)
-    frontier = [point.thresholds for point in choose(confidences, ~losses, gmacs, budgets)]
+    frontier = [point for point in choose(confidences, ~losses, gmacs, budgets) if np.any(point.thresholds <= 1.0)]
+    if not frontier:
+        return []
+    safest = frontier[0]
+    parts = [operate(confidences, ~losses, gmacs, _part(confidences, safest.thresholds, share)) for share in _SAFER]
+    # An image kept from leaving at one exit may leave at a worse one.
+    parts = [part for part in parts if part.accuracy >= safest.accuracy and np.any(part.thresholds <= 1.0)]
     path: list[np.ndarray] = []
-    for setting in [*(_part(confidences, frontier[0], share) for share in _SAFER), *frontier]:
-        if np.all(setting > 1.0) or any(np.array_equal(setting, other) for other in path):
-            continue
-        path.append(setting)
+    for setting in [*parts, *frontier]:
+        if not any(np.array_equal(setting.thresholds, other) for other in path):
+            path.append(setting.thresholds)
     return path
 
 
@@ -142,7 +148,7 @@ def certify(
     for passed, thresholds in enumerate(path, 1):
         where = route(confidences, thresholds) - 1
         lost = int(losses[np.arange(count), where].sum())
-        if p_value(lost, count, level) > 1.0 - confidence:
+        if p_value(lost, count, level) > (1.0 - confidence) * (1 + 1e-12):  # equal but for rounding is enough
             break
         last = Certificate(np.asarray(thresholds, np.float32), count, lost, passed, len(path))
     return last
