@@ -344,6 +344,9 @@ def test_the_promise_is_kept_and_the_naive_choice_keeps_none(
     truth = stored(populations[kind], risk)
     ours = redraw(truth, some, some, level=0.05)
     theirs = redraw(truth, some, some, level=0.05, choice=naive, redraws=400)
+    print(
+        f"{kind}, {risk}: broken {ours.broken:.3f}, by the naive choice {theirs.broken:.3f}; cheaper {ours.cheaper:.3f}"
+    )
     assert ours.broken <= MOST_BROKEN
     # The first of the very same redraws, without the test: wrong more than three times as often as the promise may be.
     assert theirs.broken > 3 * (1 - CONFIDENCE)
@@ -382,6 +385,7 @@ def test_images_of_one_source_are_no_independent_images_and_one_of_each_is() -> 
 
     of_all = redraw(truth, a_few, all_of_each, level=0.1)
     of_one = redraw(truth, a_few, one_of_each, level=0.1)
+    print(f"new sources: broken {of_one.broken:.3f} by one image of each, {of_all.broken:.3f} by all of them")
     # About images of new sources. Broken by more than chance in this simulation can account for:
     assert of_all.broken > MOST_BROKEN
     assert of_one.broken <= MOST_BROKEN
@@ -405,5 +409,6 @@ def test_all_images_of_a_pool_of_sources_keep_the_promise_about_that_pool() -> N
 
         shares.append(redraw(pool, half_of_seen, half_of_seen, level=0.1, redraws=PER_PATH, seed=seed))
     broken, cheaper = np.mean(shares, axis=0)
+    print(f"the pool itself: broken {broken:.3f}")
     assert broken <= MOST_BROKEN
     assert cheaper > 0.8
