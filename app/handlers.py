@@ -112,7 +112,9 @@ class Handlers:
     def describe_budgets(self, model: str) -> str:
         """The HTML below a model's budget slider: what its ends are, and where its thresholds come from."""
         predictor = self.predictors[model]
-        return views.budget_source_html(predictor.card, predictor.gmacs) if predictor.knows_budgets else ""
+        if not predictor.knows_budgets:
+            return ""
+        return views.budget_source_html(predictor.card, predictor.gmacs, bool(predictor.stale_note))
 
     def describe(self, model: str) -> str:
         """The HTML of the lines about the model, with a warning where its thresholds are of other weights."""

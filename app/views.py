@@ -110,7 +110,7 @@ def warning_html(note: str) -> str:
     """A warning that stays in sight; "" without a note."""
     if not note:
         return ""
-    return f'<p class="dvt-warning"><b>Warning:</b> {html.escape(note)}.</p>'
+    return f'<section class="dvt-warning" aria-label="Warning"><b>Warning:</b> {html.escape(note)}.</section>'
 
 
 def pixels_html(pixels: np.ndarray) -> str:
@@ -262,10 +262,10 @@ def invitation_html() -> str:
 
 def reading_html(thresholds: Sequence[float], origin: str) -> str:
     """The reading beside the confidence slider; `origin` says who chose the thresholds."""
-    size = "dvt-several" if len(thresholds) > 2 else ""  # these may take a line more, which is kept free
+    size = " dvt-several" if len(thresholds) > 2 else ""  # these may take a line more, which is kept free
     return (
-        f'<output class="dvt-reading {size}" role="status">Confidence needed to stop early '
-        f"<small>({html.escape(origin)}):</small> "
+        f'<output class="dvt-reading{size}" role="status">Confidence needed to stop early '
+        f"<small>({origin}):</small> "
         f'<b data-testid="reading">{thresholds_text(thresholds)}</b></output>'
     )
 
@@ -306,8 +306,8 @@ def no_budget_html() -> str:
     )
 
 
-def budget_source_html(card: Mapping[str, Any], gmacs: Sequence[float]) -> str:
-    """Below the budget slider: its two ends, and where its thresholds come from."""
+def budget_source_html(card: Mapping[str, Any], gmacs: Sequence[float], is_stale: bool) -> str:
+    """Below the budget slider: its two ends, and where its thresholds come from; `is_stale`: from other weights."""
     if "budgets" not in card:
         data = "the checkpoint's published curve"
     else:
@@ -315,6 +315,7 @@ def budget_source_html(card: Mapping[str, Any], gmacs: Sequence[float]) -> str:
     return (
         f'<div class="dvt-ends" aria-hidden="true"><span>{gflops(gmacs[0])}: first exit</span>'
         f"<span>{gflops(gmacs[-1])}: full cascade</span></div>"
-        f'<p class="dvt-small">Thresholds and what is expected of them: from {data}. '
-        "A single image may cost more than the average.</p>"
+        f'<p class="dvt-small">Thresholds and expectations are from {data}'
+        f"{', with other weights than the model has now' if is_stale else ''}. "
+        "One image may cost more than the average.</p>"
     )

@@ -13,12 +13,12 @@ from PIL import Image
 from app.inference import Predictor
 from app.page import build_page, launch
 from app.screenshots import free_port
-from tests.app.models import PETS, page_model
+from tests.app.models import PETS, page_model, with_budgets
 
 
 @pytest.fixture(scope="module")
 def client(digits_predictor: Predictor) -> Iterator[Client]:
-    page = build_page([digits_predictor, Predictor(page_model((2, 4), PETS), "pets")])
+    page = build_page([digits_predictor, Predictor(with_budgets(page_model((2, 4), PETS)), "pets")])
     yield Client(launch(page, "127.0.0.1", free_port()), verbose=False)
     page.close(verbose=False)
 
@@ -28,10 +28,11 @@ def test_one_endpoint_is_public_and_says_what_it_takes(client: Client) -> None:
     assert list(api["named_endpoints"]) == ["/predict"]
     assert api["unnamed_endpoints"] == {}
     parameters = {p["parameter_name"]: p for p in api["named_endpoints"]["/predict"]["parameters"]}
-    assert list(parameters) == ["image", "threshold", "model"]
+    assert list(parameters) == ["image", "threshold", "model", "budget"]
     assert parameters["image"]["python_type"]["type"] == "filepath"
     assert parameters["threshold"]["parameter_has_default"]
     assert parameters["model"]["parameter_has_default"]
+    assert parameters["budget"]["parameter_has_default"]
 
 
 def test_predict(client: Client, picture: Path) -> None:
@@ -48,6 +49,20 @@ def test_predict(client: Client, picture: Path) -> None:
     pets = client.predict(image, 0.0, "pets", api_name="/predict")
     assert pets["class_names"] == ["cat", "dog"]
     assert pets["exits"] == 2
+
+
+def test_predict_within_a_budget(client: Client, picture: Path) -> None:
+    image = handle_file(str(picture))
+    plain = client.predict(image, model="pets", api_name="/predict")
+    assert (plain["budget"], plain["note"]) == (None, "")
+    half = (plain["full_gmacs"] + client.predict(image, 0.0, "pets", api_name="/predict")["gmacs"]) / 2
+    within = client.predict(image, model="pets", budget=half * 1.001, api_name="/predict")
+    assert within["thresholds"] == [0.9]
+    assert within["budget"] == half * 1.001
+    assert within["note"] == ""
+    least = client.predict(image, None, "pets", 1e-9, api_name="/predict")
+    assert (least["exit"], least["budget"]) == (1, 1e-9)
+    assert "below what exit 1 costs" in least["note"]
 
 
 def bomb(path: Path) -> None:
@@ -80,6 +95,12 @@ def test_bad_arguments_are_refused_in_words(client: Client, picture: Path) -> No
         client.predict(image, -1.0, api_name="/predict")
     with pytest.raises(AppError, match="unknown model 'nope'"):
         client.predict(image, 0.5, "nope", api_name="/predict")
+    with pytest.raises(AppError, match="either threshold or budget"):
+        client.predict(image, 0.5, "pets", 0.1, api_name="/predict")
+    with pytest.raises(AppError, match=r"budget is 0"):
+        client.predict(image, None, "pets", 0.0, api_name="/predict")
+    with pytest.raises(AppError, match="knows no thresholds for budgets"):
+        client.predict(image, budget=0.1, api_name="/predict")
 
 
 def test_only_uploads_are_read(client: Client, picture: Path) -> None:

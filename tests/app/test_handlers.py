@@ -1,30 +1,41 @@
 """What happens on the page, without a page: the model runs once an image, errors are told and passed."""
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.handlers import Handlers
 from app.inference import Analysis, Predictor
-from app.routing import SLIDER_END
+from app.routing import SLIDER_END, position_of, thresholds_text
+from app.views import percent
+from dvt_tf.checkpoints import weights_digest
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.image_files import ImageError
-from tests.app.models import PETS, page_model
+from tests.app.models import PETS, page_model, with_budgets
+
+
+@pytest.fixture(scope="module")
+def frugal() -> Predictor:
+    """A model of three exits whose card knows budgets."""
+    return Predictor(with_budgets(page_model((2, 3, 4), PETS, (0.9, 0.7))), "frugal")
 
 
 @pytest.fixture
-def runs(digits_predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Fills with one entry for every run of the model."""
+def runs(digits_predictor: Predictor, frugal: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Fills with one entry for every run of either model."""
     seen: list[bytes] = []
-    analyse = digits_predictor.analyse
 
-    def counted(image_bytes: bytes) -> Analysis:
+    def counted(analyse: Callable[[bytes], Analysis], image_bytes: bytes) -> Analysis:
         seen.append(image_bytes)
         return analyse(image_bytes)
 
-    monkeypatch.setattr(digits_predictor, "analyse", counted)
+    for predictor in (digits_predictor, frugal):
+        monkeypatch.setattr(predictor, "analyse", functools.partial(counted, predictor.analyse))
     return seen
 
 
@@ -41,7 +52,7 @@ def test_the_slider_never_runs_the_model(digits_predictor: Predictor, runs: list
     assert len(runs) == 1
     exits = []
     for step in range(102):
-        thresholds, _, *outcome = handlers.move(step / 100, name, said)
+        thresholds, _, _, *outcome = handlers.move(step / 100, name, said)
         assert len(thresholds) == 2
         exits.append(shown_exit((outcome[0], outcome[1], outcome[2])))
     assert len(runs) == 1
@@ -69,6 +80,67 @@ def test_back_to_the_thresholds_of_the_card(digits_predictor: Predictor) -> None
     moved = handlers.move(0.6, digits_predictor.name, None)
     assert "the model's own" not in moved[1]
     assert "never early" in handlers.move(SLIDER_END, digits_predictor.name, None)[1]
+
+
+def test_the_budget_slider_sets_the_thresholds_and_never_runs_the_model(
+    frugal: Predictor, runs: list[bytes], picture: Path
+) -> None:
+    handlers = Handlers([frugal])
+    said, _ = handlers.analyse(("file", str(picture)), frugal.name)
+    slider = handlers.budget_slider(frugal.name)
+    assert slider is not None
+    assert slider["minimum"] <= frugal.gmacs[0] < frugal.gmacs[-1] <= slider["maximum"] == slider["value"]
+    exits, costs = [], []
+    for budget in np.arange(slider["minimum"], slider["maximum"] + slider["step"], slider["step"]):
+        thresholds, position, reading, budget_reading, *outcome = handlers.spend(float(budget), frugal.name, said)
+        within = [point for point in frugal.card["budgets"]["points"] if point["gmacs"] <= max(budget, frugal.gmacs[0])]
+        assert thresholds == within[-1]["thresholds"] or budget >= slider["maximum"]
+        assert position == position_of(thresholds)
+        assert f"<b>{percent(within[-1]['top1'])}</b> top-1" in budget_reading
+        assert "for the budget below" in reading
+        assert thresholds_text(thresholds) in reading
+        exits.append(shown_exit((outcome[0], outcome[1], outcome[2])))
+        costs.append(frugal.gmacs[exits[-1] - 1])
+    assert len(runs) == 1
+    assert (exits[0], exits[-1]) == (1, 3)
+    assert costs == sorted(costs)
+
+
+def test_a_budget_says_no_more_when_the_thresholds_are_set_otherwise(frugal: Predictor) -> None:
+    handlers = Handlers([frugal])
+    name = frugal.name
+    assert "expected" in handlers.spend(frugal.gmacs[-1], name, None)[3]
+    for reading, budget_reading in (handlers.move(0.9, name, None)[1:3], handlers.own_thresholds(name, None)[2:4]):
+        assert "budget" not in reading
+        assert "No budget in use" in budget_reading
+        assert "GFLOPs" not in budget_reading
+
+
+def test_a_model_without_budgets_has_no_slider_for_them(digits_predictor: Predictor, frugal: Predictor) -> None:
+    one_exit = Predictor(with_budgets(page_model((4,), PETS)), "one exit")
+    handlers = Handlers([digits_predictor, frugal, one_exit])
+    for name in (digits_predictor.name, "one exit"):
+        assert not handlers.predictors[name].knows_budgets
+        assert handlers.budget_slider(name) is None
+        assert handlers.describe_budgets(name) == ""
+    assert "digits@val, 2,000 images" in handlers.describe_budgets(frugal.name)
+    # The slider of the model before may still be moved while such a model comes.
+    assert handlers.spend(0.1, digits_predictor.name, None) == handlers.own_thresholds(digits_predictor.name, None)
+
+
+def test_the_model_is_described_with_its_thresholds_and_a_warning_where_they_are_stale() -> None:
+    model = page_model((2, 4), PETS, [0.7])
+    thresholds = {**model.card["thresholds"], "method": "by eye", "data": "pets@val", "weights": weights_digest(model)}
+    model.card = {**with_budgets(model).card, "thresholds": thresholds}
+    fresh = Predictor(model, "pets")
+    told = Handlers([fresh]).describe("pets")
+    assert "by eye" in told
+    assert "pets@val" in told
+    assert "Warning" not in told
+    model.card = {**model.card, "thresholds": {**thresholds, "weights": "of others"}}
+    handlers = Handlers([Predictor(model, "pets")])
+    assert "Warning:</b> the model&#x27;s thresholds were chosen for other weights" in handlers.describe("pets")
+    assert "other weights" in handlers.describe_budgets("pets")
 
 
 def test_a_broken_file_is_told_and_the_next_one_works(
@@ -110,6 +182,33 @@ def test_predict_answers_like_the_page(digits_predictor: Predictor, picture: Pat
         assert result["full_gmacs"] == pytest.approx(digits_predictor.gmacs[-1])
 
 
+def test_predict_within_a_budget(frugal: Predictor, picture: Path) -> None:
+    handlers = Handlers([frugal])
+    for point in frugal.card["budgets"]["points"]:
+        result = handlers.predict(str(picture), budget=point["gmacs"])
+        assert result["thresholds"] == point["thresholds"]
+        assert result["exit"] == handlers.predict(str(picture), budget=point["gmacs"] * 1.001)["exit"]
+        assert (result["budget"], result["note"]) == (point["gmacs"], "")
+    clamped = handlers.predict(str(picture), budget=1000.0)
+    assert clamped["thresholds"] == [NEVER, NEVER]
+    assert clamped["budget"] == 1000.0
+    assert "above what the full cascade costs" in clamped["note"]
+    plain = handlers.predict(str(picture), 0.5)
+    assert (plain["budget"], plain["note"]) == (None, "")
+
+
+def test_predict_refuses_budgets_in_words(digits_predictor: Predictor, frugal: Predictor, picture: Path) -> None:
+    handlers = Handlers([frugal, digits_predictor])
+    with pytest.raises(ValueError, match="either threshold or budget") as caught:
+        handlers.predict(str(picture), 0.5, None, 0.1)
+    assert "\n" not in str(caught.value)
+    for budget in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="budget is"):
+            handlers.predict(str(picture), budget=budget)
+    with pytest.raises(ValueError, match="knows no thresholds for budgets"):
+        handlers.predict(str(picture), None, digits_predictor.name, 0.1)
+
+
 def test_predict_refuses_in_words(digits_predictor: Predictor, tmp_path: Path, picture: Path) -> None:
     handlers = Handlers([digits_predictor])
     with pytest.raises(ValueError, match=r"threshold -0\.1"):
@@ -129,6 +228,6 @@ def test_the_slider_moves_while_another_model_is_still_on_its_way(digits_predict
     """The selector names the new model, of another number of exits; the answer shown is still the old one's."""
     handlers = Handlers([digits_predictor, Predictor(page_model((2, 3, 4, 7), PETS), "pets")])
     said, _ = handlers.analyse(("file", str(picture)), digits_predictor.name)
-    thresholds, _, *outcome = handlers.move(SLIDER_END, "pets", said)
+    thresholds, _, _, *outcome = handlers.move(SLIDER_END, "pets", said)
     assert thresholds == [NEVER, NEVER]
     assert "exit 3 of 3" in outcome[0]

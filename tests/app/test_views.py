@@ -1,6 +1,7 @@
 """What the page draws: complete, escaped, and told in words."""
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from app import views
+from app.budgets import BudgetChoice
 from app.routing import decide
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.presets import CascadeConfig
@@ -45,10 +47,16 @@ def test_class_names_and_messages_are_escaped() -> None:
     names, gmacs = ["fine", HOSTILE], [1.0, 2.0]
     decision = decide(rows, [0.5], gmacs)
     card = {"class_names": names, "description": HOSTILE}
+    chosen = {"values": [0.5], "method": HOSTILE, "data": HOSTILE, "images": 10}
+    table = {"points": [], "measure": "top1", "data": HOSTILE}
     for text in (
         views.answer_html(decision, names, [7, 14]),
         views.path_html(rows, decision, names, [7, 14], gmacs),
         views.model_line(card, CascadeConfig(image_size=28, token_grids=(2, 4), num_classes=2), 1000, HOSTILE),
+        views.thresholds_line(chosen),
+        views.warning_html(HOSTILE),
+        views.budget_source_html({"budgets": table}, gmacs, False),
+        views.budget_reading_html(BudgetChoice(1.0, 0.5, [0.0], None, "top1", HOSTILE)),
         views.message_html(HOSTILE),
     ):
         parsed = Tags(text)
@@ -97,6 +105,80 @@ def test_the_cost_is_shown_beside_the_full_cascade() -> None:
     full = Tags(views.answer_html(decide(rows, [NEVER], [0.25, 1.0]), ["a", "b"], [7, 14])).text
     assert "100% of the full cost" in full
     assert "nothing saved" in full
+
+
+def test_the_budgets_reading_is_one_sentence() -> None:
+    choice = BudgetChoice(0.1, 0.489, [0.9, 0.84], 0.885, "top1", "")
+    assert Tags(views.budget_reading_html(choice)).text == (
+        "Budget 0.100 GFLOPs per image on average (49% of the full cascade): "
+        "expected 88.5% top-1, thresholds 0.90, then 0.84"
+    )
+    without_labels = dataclasses.replace(choice, expected=0.9712, measure="agreement")
+    assert "answers as the full cascade for 97.1%, thresholds" in Tags(views.budget_reading_html(without_labels)).text
+    unknown = dataclasses.replace(choice, expected=None, note="the card knows none")
+    assert Tags(views.budget_reading_html(unknown)).text.endswith("full cascade): the card knows none")
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [
+        ([0.9, 0.84], "thresholds 0.90, then 0.84"),
+        ([0.9, 0.9], "threshold 0.90"),
+        ([0.7], "threshold 0.70"),
+        ([0.0, 0.5], "every image leaves at exit 1"),
+        ([NEVER, 0.5], "thresholds never early, then 0.50"),
+        ([NEVER, NEVER], "every image runs the full cascade"),
+    ],
+)
+def test_a_budgets_thresholds_in_words(thresholds: list[float], words: str) -> None:
+    assert views.budget_thresholds_text(thresholds) == words
+
+
+def test_where_a_budgets_thresholds_come_from() -> None:
+    table = {"points": [], "measure": "top1", "data": "digits@val", "images": 2000}
+    text = Tags(views.budget_source_html({"budgets": table}, [0.0242, 0.204], False)).text
+    assert text.startswith("0.0242: first exit0.204: full cascade")
+    assert "are from digits@val, 2,000 images. One image may cost more" in text
+    stale = Tags(views.budget_source_html({"budgets": table}, [0.0242, 0.204], True)).text
+    assert "2,000 images, with other weights than the model has now." in stale
+    published = Tags(views.budget_source_html({"published": {}}, [0.0242, 0.204], False)).text
+    assert "the checkpoint's published curve" in published
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (
+            {"values": [0.9, 0.84], "method": "cheapest of all", "data": "digits@val", "images": 2000},
+            "Thresholds 0.90, then 0.84: cheapest of all. Data: digits@val, 2,000 images.",
+        ),
+        ({"values": [0.7], "method": "by eye", "data": ""}, "Thresholds 0.70: by eye."),
+        ({"values": [2.0, 2.0], "method": "none", "data": ""}, "Thresholds never early: none were chosen."),
+        ({"values": [0.7]}, "Thresholds 0.70: the card does not say how they were chosen."),
+        ({"values": [], "method": "none", "data": ""}, ""),
+    ],
+)
+def test_how_the_thresholds_were_chosen(entry: dict, text: str) -> None:
+    assert Tags(views.thresholds_line(entry)).text == text
+
+
+@pytest.mark.parametrize(
+    ("risk", "about", "promise"),
+    [
+        ("disagreement", "new images", "new images drawn as these were get another answer than the full cascade's"),
+        ("accuracy_drop", "new sources", "images of new sources are answered wrongly where the full cascade is right"),
+    ],
+)
+def test_a_guarantee_is_told_in_words(risk: str, about: str, promise: str) -> None:
+    guarantee = {"risk": risk, "level": 0.05, "confidence": 0.95, "images": 1000, "losses": 3, "about": about}
+    entry = {"values": [0.9], "method": "Learn-then-Test", "data": "digits@val", "images": 2000}
+    text = Tags(views.thresholds_line({**entry, "guarantee": guarantee})).text
+    assert f"promised with 95% confidence that at most 5% of {promise}" in text
+
+
+def test_a_warning_stands_there_only_with_a_note() -> None:
+    assert views.warning_html("") == ""
+    assert Tags(views.warning_html("of other weights")).text == "Warning: of other weights."
 
 
 @pytest.mark.parametrize(
