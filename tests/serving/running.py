@@ -41,14 +41,21 @@ class RunningServer:
 @contextlib.contextmanager
 def running(log: Path, **flags: Any) -> Iterator[RunningServer]:
     """A server with these flags, which writes into `log`; it must end in peace."""
-    command = [sys.executable, "-m", "tests.serving.server", *(f"--{name}={value}" for name, value in flags.items())]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "tests.serving.server",
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"the server did not start:\n{log.read_text()}"
+        assert line, f"the server did not start: {process.wait()}\n{log.read_text()}"
         try:
             yield RunningServer(process, json.loads(line), log)
             assert process.poll() is None, f"the server has died:\n{log.read_text()}"
