@@ -79,8 +79,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictors = load_all(options.model)
     except (ValueError, FileNotFoundError) as error:
         fail(f"--model: {error}")
-    for predictor in predictors:
-        predictor.warm_up()
     page = build_page(predictors)
     try:
         address = launch(page, options.host, options.port)

@@ -145,12 +145,8 @@ class DynamicVisionTransformer(keras.Model):
             FileNotFoundError: a folder that lacks one of the two files.
         """
         folder, preset = find_preset(folder_or_name)
-        if preset is not None and load_weights and not (folder / checkpoints.CARD_FILE).exists():
-            raise ValueError(
-                f"no weights are bundled for preset {folder_or_name!r}: convert the published checkpoint with "
-                f"`dvt convert CHECKPOINT.pth.tar --preset {folder_or_name} --out DIR` and load DIR, "
-                "or pass load_weights=False for fresh ones"
-            )
+        if preset is not None and load_weights:
+            _check_bundled(folder_or_name, folder)
         if preset is not None and not load_weights:
             config, card = preset.config, preset_card(str(folder_or_name), preset)
         else:
@@ -207,6 +203,27 @@ def find_preset(folder_or_name: str | Path) -> tuple[Path, Preset | None]:
         raise FileNotFoundError(f"model folder {name!r} does not exist")
     get_preset(name)  # raises with the list of names
     raise AssertionError("unreachable")
+
+
+def read_card_of(folder_or_name: str | Path) -> dict[str, Any]:
+    """The card of a preset with bundled weights or of a model folder, without reading the weights.
+
+    Raises:
+        ValueError, FileNotFoundError: as `DynamicVisionTransformer.from_preset`, but for faults of the weights.
+    """
+    folder, preset = find_preset(folder_or_name)
+    if preset is not None:
+        _check_bundled(folder_or_name, folder)
+    return checkpoints.read_card(folder)
+
+
+def _check_bundled(name: str | Path, folder: Path) -> None:
+    if not (folder / checkpoints.CARD_FILE).exists():
+        raise ValueError(
+            f"no weights are bundled for preset {str(name)!r}: convert the published checkpoint with "
+            f"`dvt convert CHECKPOINT.pth.tar --preset {name} --out DIR` and load DIR, "
+            "or pass load_weights=False for fresh ones"
+        )
 
 
 def default_card(config: CascadeConfig, class_names: tuple[str, ...] = ()) -> dict[str, Any]:

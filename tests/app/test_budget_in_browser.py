@@ -25,7 +25,7 @@ def predictor() -> Counting:
 @pytest.fixture(scope="module")
 def address(predictor: Counting) -> Iterator[str]:
     pets = Predictor(with_budgets(page_model((2, 3, 4, 7), PETS), "agreement"), "pets")
-    pets.warm_up()
+    pets.load()
     plain = Predictor(page_model((2, 4), PETS), "plain")
     page = build_page([predictor, pets, plain])
     yield launch(page, "127.0.0.1", free_port())

@@ -36,7 +36,7 @@ def predictor() -> Counting:
 @pytest.fixture(scope="module")
 def address(predictor: Counting) -> Iterator[str]:
     pets = Predictor(page_model((2, 3, 4, 7), PETS), "pets")
-    pets.warm_up()
+    pets.load()
     page = build_page([predictor, pets])
     yield launch(page, "127.0.0.1", free_port())
     page.close(verbose=False)
