@@ -145,9 +145,18 @@ def budget_table(results: ExitResults) -> dict[str, Any]:
 
 
 def calibrated(card: Mapping[str, Any], found: Calibration, results: ExitResults) -> dict[str, Any]:
-    """The card with these thresholds, and the budgets of the same results; its figures at other thresholds go."""
+    """The card with these thresholds, and the budgets of the same results; its figures at other thresholds go.
+
+    `guarantees` keeps every promise that was made for these weights, so that one can be gone back to: the latest of
+    those about the same risk, level, confidence and images.
+    """
     figures = {name: value for name, value in card.get("figures", {}).items() if name != "adaptive"}
-    return {**card, "thresholds": found.entry, "budgets": budget_table(results), "figures": figures}
+    changed = {**card, "thresholds": found.entry, "budgets": budget_table(results), "figures": figures}
+    promises = [kept for kept in card.get("guarantees", ()) if kept.get("weights") == found.entry["weights"]]
+    if "guarantee" in found.entry:
+        promises = [kept for kept in promises if _promised(kept) != _promised(found.entry)] + [found.entry]
+    changed.pop("guarantees", None)
+    return {**changed, "guarantees": promises} if promises else changed
 
 
 def thresholds_for_budget(card: Mapping[str, Any], gmacs: np.ndarray, budget: float) -> tuple[list[float], str]:
@@ -200,6 +209,11 @@ def stale_note(model: DynamicVisionTransformer) -> str:
         f"the model's thresholds were chosen for other weights than it has now{promise}: "
         "run dvt calibrate, or give thresholds"
     )
+
+
+def _promised(entry: Mapping[str, Any]) -> list[Any]:
+    """What tells one promise from another."""
+    return [entry["guarantee"][key] for key in ("risk", "level", "confidence", "about")]
 
 
 def _check_several(results: ExitResults) -> None:

@@ -262,7 +262,7 @@ def _changed_card(card: dict[str, Any], config: CascadeConfig) -> dict[str, Any]
     card = copy.deepcopy(card)
     card["config"] = config.to_dict()
     card["provenance"], card["figures"] = {}, {}
-    for key in ("published", "budgets"):
+    for key in ("published", "budgets", "guarantees"):
         card.pop(key, None)
     card["thresholds"] = {"values": [2.0] * (config.num_exits - 1), "method": "none", "data": ""}
     if len(card["class_names"]) != config.num_classes:

@@ -153,6 +153,19 @@ def check_card(card: dict[str, Any]) -> None:
     check_thresholds(card["thresholds"].get("values"), config.num_exits, "thresholds.values")
     if "budgets" in card:
         _check_budgets(card["budgets"], config.num_exits)
+    if "guarantees" in card:
+        _check_guarantees(card["guarantees"], config.num_exits)
+
+
+def _check_guarantees(entries: Any, num_exits: int) -> None:
+    """Checks the promises of a card: each has thresholds and says what is promised."""
+    if not isinstance(entries, list):
+        raise ValueError("guarantees must be a list")
+    for number, entry in enumerate(entries):
+        promise = entry.get("guarantee") if isinstance(entry, dict) else None
+        if not isinstance(promise, dict) or any(key not in promise for key in ("risk", "level", "confidence", "about")):
+            raise ValueError(f"guarantees[{number}].guarantee must have risk, level, confidence and about")
+        check_thresholds(entry.get("values"), num_exits, f"guarantees[{number}].values")
 
 
 def _check_budgets(table: Any, num_exits: int) -> None:

@@ -19,7 +19,7 @@ from dvt_tf.calibration import (
     with_guarantee,
 )
 from dvt_tf.cascade import DynamicVisionTransformer
-from dvt_tf.checkpoints import weights_digest
+from dvt_tf.checkpoints import check_card, weights_digest
 from dvt_tf.exit_rule import NEVER, route
 from dvt_tf.results import ExitResults
 from dvt_tf.thresholds import choose, least_images, operate
@@ -230,6 +230,33 @@ def test_budgets_that_mean_nothing_are_refused(results: ExitResults) -> None:
         thresholds_for_budget({}, results.gmacs, 2.0)
     with pytest.raises(ValueError, match="one exit"):
         thresholds_for_budget({}, results.gmacs[:1], 1.0)
+
+
+# Promises in a card
+
+
+def test_promises_are_kept_beside_the_thresholds_in_use(results: ExitResults) -> None:
+    about_accuracy = with_guarantee(results, "accuracy_drop", 0.02)
+    card = calibrated({"name": "x"}, about_accuracy, results)
+    assert card["thresholds"] == about_accuracy.entry
+    assert card["guarantees"] == [about_accuracy.entry]
+    about_answers = with_guarantee(results, "disagreement", 0.05)
+    card = calibrated(calibrated(card, about_answers, results), for_budget(results, 4.0), results)
+    assert "guarantee" not in card["thresholds"]
+    assert card["guarantees"] == [about_accuracy.entry, about_answers.entry]
+    again = calibrated(card, about_accuracy, results)
+    assert again["guarantees"] == [about_answers.entry, about_accuracy.entry]
+    other = dataclasses.replace(results, about={**results.about, "weights": "others"})
+    assert "guarantees" not in calibrated(card, for_budget(other, 4.0), other)
+
+
+def test_promises_that_make_no_sense_are_refused(results: ExitResults) -> None:
+    entry = with_guarantee(results, "disagreement", 0.05).entry
+    card = {**small_cascade(token_grids=(2, 4, 7)).card, "guarantees": [entry]}
+    check_card(card)
+    for wrong in ("x", [1], [{**entry, "guarantee": {"risk": "disagreement"}}], [{**entry, "values": [0.5]}]):
+        with pytest.raises(ValueError, match="guarantees"):
+            check_card({**card, "guarantees": wrong})
 
 
 # Thresholds that no longer belong to the weights
