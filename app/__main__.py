@@ -9,9 +9,11 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 DEFAULT_MODEL = "dvt_tiny_digits"
+AUTH_VARIABLE = "DVT_PAGE_AUTH"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +29,7 @@ def fail(message: str) -> NoReturn:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's options: `model` (list of names or folders), `host`, `port`."""
+    """The options: `model`, `data`, `results`, `beside` (lists), `host`, `port`, `auth` (a list of pairs or None)."""
     parser = _Parser(prog="python -m app", description="The page that shows dynamic inference.")
     parser.add_argument(
         "--model",
@@ -35,9 +37,50 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR|PRESET",
         help=f"a model folder or a preset's name; several times for a selector (default {DEFAULT_MODEL})",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="test images for the second tab: digits, folder:PATH, shards:PATH or tfds:NAME; if several are given, a "
+        "model takes the first that has its classes (default: digits, for a model that knows them)",
+    )
+    parser.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a results.safetensors that dvt evaluate --out wrote, so that the second tab need not run the model",
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a summary.json of dvt evaluate of another model on the same data, to plot beside",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default 127.0.0.1: this machine alone; 0.0.0.0 is everyone who can reach it)",
+    )
     parser.add_argument("--port", type=port_number, default=7860, help="port to listen on (default 7860)")
+    parser.add_argument(
+        "--auth",
+        action="append",
+        type=credentials,
+        metavar="USER:PASSWORD",
+        help=f"ask visitors for this name and password; several times for several, or in the variable {AUTH_VARIABLE}, "
+        "where no list of processes shows it",
+    )
     options = parser.parse_args(argv)
+    if options.auth is None and os.environ.get(AUTH_VARIABLE):
+        try:
+            options.auth = [credentials(os.environ[AUTH_VARIABLE])]
+        except argparse.ArgumentTypeError as error:
+            fail(f"{AUTH_VARIABLE}: {error}")
     options.model = list(dict.fromkeys(options.model or [DEFAULT_MODEL]))
     return options
 
@@ -47,6 +90,14 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a whole number from 1 to 65535")
     return int(text)
+
+
+def credentials(text: str) -> tuple[str, str]:
+    """A name and a password with a colon between them."""
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise argparse.ArgumentTypeError("give a name and a password as USER:PASSWORD")
+    return name, password
 
 
 def check_free(host: str, port: int) -> None:
@@ -73,15 +124,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("Loading the model ...", flush=True)
 
     from app.inference import load_all
+    from app.kept import kept_sets
     from app.page import build_page, launch
 
     try:
         predictors = load_all(options.model)
     except (ValueError, FileNotFoundError) as error:
         fail(f"--model: {error}")
-    page = build_page(predictors)
     try:
-        address = launch(page, options.host, options.port)
+        sets = kept_sets(predictors, options.data, options.results, options.beside)
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
+    page = build_page(predictors, sets)
+    try:
+        address = launch(page, options.host, options.port, auth=options.auth)
     except OSError as error:
         fail(f"cannot listen on {options.host}:{options.port}: {error}")
     print(f"The page is at {address.rstrip('/')} (stop it with Ctrl-C)", flush=True)

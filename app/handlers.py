@@ -6,28 +6,51 @@ a move of the slider is made from those.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from app import budgets, routing, views
+from app import budgets, choices, looking, routing, views
 from app.examples import Example, digit_examples
 from app.inference import Predictor, drawn_bytes, uploaded_bytes
-from dvt_tf.calibration import thresholds_for_budget
-from dvt_tf.exit_rule import NEVER
-from dvt_tf.image_files import ImageError
+from app.test_set import TestSets
+from dvt_tf.image_files import ImageError, to_graph_bytes
 
-Source = tuple[str, Any]  # ("file", path), ("drawing", data URL) or ("example", index): what the visitor gave last
+# What the visitor gave last: ("file", path), ("drawing", data URL), ("example", index) or ("test", (model, index)).
+Source = tuple[str, Any]
+
+
+class Outcome(NamedTuple):
+    """The HTML of the answer, of the path through the exits, and of the token grid over the image."""
+
+    answer: str
+    path: str
+    grid: str
+
+
+class Shown(NamedTuple):
+    """All that depends on thresholds: themselves, where the sliders stand for them, both readings, and the outcome.
+
+    thresholds: K-1. position: of the slider for all exits. each: of the sliders for one exit each, as many as the model
+    with most exits has. reading, budget_reading, answer, path, grid: HTML.
+    """
+
+    thresholds: list[float]
+    position: float
+    each: list[float]
+    reading: str
+    budget_reading: str
+    answer: str
+    path: str
+    grid: str
 
 
 class Handlers:
     """The handlers of a page for these models, by name; the first is the one that the page opens with."""
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
+    def __init__(self, predictors: Sequence[Predictor], sets: TestSets | None = None) -> None:
         self.predictors: Mapping[str, Predictor] = {predictor.name: predictor for predictor in predictors}
-        self.first = predictors[0]
+        self.first, self.sets = predictors[0], sets or TestSets(predictors)
+        self.most_exits = max(predictor.num_exits for predictor in predictors)
 
     def examples(self) -> tuple[Example, ...]:
         """What can be clicked: the digit scenes, where a model knows digits."""
@@ -37,69 +60,108 @@ class Handlers:
         """What a fresh page shows: the first example, where the model knows digits."""
         return ("example", 0) if self.predictors[model].knows_digits else None
 
+    def kept_source(self, source: Source | None, model: str) -> Source | None:
+        """What a newly chosen model looks at: what the visitor gave last, or what a fresh page shows."""
+        return source or self.opening_source(model)
+
     def analyse(self, source: Source | None, model: str) -> tuple[dict[str, Any] | None, str]:
         """Runs the model on what the visitor gave: what it said, for `outcome`, and the HTML of the pixels it saw."""
         if source is None:
             return None, ""
+        predictor = self.predictors[model]
         try:
-            analysis = self.predictors[model].analyse(self._bytes_of(source))
+            predictor.load()
+        except (ValueError, FileNotFoundError) as error:
+            return {"error": f"{model} cannot be loaded: {error}"}, ""
+        try:
+            image = self._bytes_of(source)
+        except (ValueError, FileNotFoundError) as error:  # ImageError is one; a test set may have gone since
+            return {"error": str(error)}, ""
+        try:
+            analysis = predictor.analyse(image)
         except ImageError as error:
             return {"error": str(error)}, ""
-        return {"model": model, "probabilities": analysis.probabilities}, views.pixels_html(analysis.pixels)
+        said = {"model": model, "probabilities": analysis.probabilities, "milliseconds": analysis.milliseconds}
+        return said, views.pixels_html(analysis.pixels)
 
-    def outcome(self, analysis: dict[str, Any] | None, thresholds: Sequence[float]) -> tuple[str, str, str]:
-        """The HTML of the answer, the path and the token grid, at these thresholds."""
+    def outcome(self, analysis: dict[str, Any] | None, thresholds: Sequence[float]) -> Outcome:
+        """What the cascade does with the image at these thresholds."""
         if analysis is None:
-            return views.invitation_html(), "", ""
+            return Outcome(views.invitation_html(), "", "")
         if "error" in analysis:
-            return views.message_html(analysis["error"]), "", ""
+            return Outcome(views.message_html(analysis["error"]), "", "")
         predictor = self.predictors[analysis["model"]]
-        probabilities, grids = analysis["probabilities"], predictor.config.token_grids
+        probabilities, config = analysis["probabilities"], predictor.config
         decision = routing.decide(probabilities, thresholds, predictor.gmacs)
-        return (
-            views.answer_html(decision, predictor.class_names, grids),
-            views.path_html(probabilities, decision, predictor.class_names, grids, predictor.gmacs),
-            views.grid_html(predictor.config, decision.exit),
+        return Outcome(
+            views.answer_html(decision, predictor.class_names, config.token_grids, analysis["milliseconds"]),
+            views.path_html(probabilities, decision, predictor.class_names, config, predictor.gmacs),
+            views.grid_html(config, decision.exit),
         )
 
-    def move(
-        self, position: float, model: str, analysis: dict[str, Any] | None
-    ) -> tuple[list[float], str, str, str, str, str]:
-        """The confidence slider was moved: thresholds, both readings, and the outcome."""
-        model = shown_model(analysis, model)
-        thresholds = routing.thresholds_at(position, self.predictors[model].num_exits)
-        return thresholds, *self.readings(thresholds, model), *self.outcome(analysis, thresholds)
+    def look(self, source: Source | None, model: str) -> str:
+        """Runs the model once more for the HTML of where each exit looked, and what the next one reused."""
+        if source is None:
+            return views.invitation_html()
+        predictor = self.predictors[model]
+        try:
+            return looking.panel_html(looking.look(predictor, self._bytes_of(source)), predictor)
+        except ImageError as error:
+            return views.message_html(str(error))
 
-    def spend(
-        self, budget: float, model: str, analysis: dict[str, Any] | None
-    ) -> tuple[list[float], float, str, str, str, str, str]:
-        """The budget slider was moved: thresholds, confidence slider, both readings, and the outcome."""
+    def move(self, position: float, model: str, analysis: dict[str, Any] | None) -> Shown:
+        """The confidence slider was moved: one threshold for all exits."""
+        model = shown_model(analysis, model)
+        return self._set_here(routing.thresholds_at(position, self.predictors[model].num_exits), model, analysis)
+
+    def move_each(
+        self, positions: Sequence[float], thresholds: Sequence[float], model: str, analysis: dict[str, Any] | None
+    ) -> Shown:
+        """One of the sliders for one exit each was moved; the others stand for the thresholds as they were.
+
+        Those past the model's exits stand for nothing.
+        """
+        model = shown_model(analysis, model)
+        # A slider's steps are coarser than a card's thresholds: only the one that was moved counts.
+        moved = [
+            before if routing.position_of([before]) == position else routing.threshold_at(position)
+            for before, position in zip(thresholds, positions, strict=False)
+        ]
+        return self._set_here(moved, model, analysis)
+
+    def set_to(self, thresholds: Sequence[float], model: str, analysis: dict[str, Any] | None) -> Shown:
+        """Thresholds were chosen elsewhere on the page."""
+        return self._set_here(list(thresholds), shown_model(analysis, model), analysis)
+
+    def spend(self, budget: float, model: str, analysis: dict[str, Any] | None) -> Shown:
+        """The budget slider was moved."""
         model = shown_model(analysis, model)
         predictor = self.predictors[model]
         if not predictor.knows_budgets:  # the slider is that of a model which is just being left
             return self.own_thresholds(model, analysis)
         choice = budgets.choose(predictor.card, predictor.gmacs, budget)
-        return (
-            choice.thresholds,
-            routing.position_of(choice.thresholds),
-            views.reading_html(choice.thresholds, "for the budget below"),
-            views.budget_reading_html(choice),
-            *self.outcome(analysis, choice.thresholds),
-        )
+        reading = views.reading_html(choice.thresholds, "for the budget below")
+        return self._shown(choice.thresholds, reading, views.budget_reading_html(choice), analysis)
 
-    def own_thresholds(
-        self, model: str, analysis: dict[str, Any] | None
-    ) -> tuple[list[float], float, str, str, str, str, str]:
-        """Back to the thresholds of the model's card: thresholds, confidence slider, both readings, and the outcome."""
+    def own_thresholds(self, model: str, analysis: dict[str, Any] | None) -> Shown:
+        """Back to the thresholds of the model's card."""
         model = shown_model(analysis, model)
-        thresholds = list(self.predictors[model].thresholds)
-        position = routing.position_of(thresholds)
-        return thresholds, position, *self.readings(thresholds, model), *self.outcome(analysis, thresholds)
+        return self._set_here(self.predictors[model].thresholds, model, analysis)
 
-    def readings(self, thresholds: Sequence[float], model: str) -> tuple[str, str]:
-        """The HTML of the readings of both sliders, for thresholds that no budget chose."""
+    def _set_here(self, thresholds: Sequence[float], model: str, analysis: dict[str, Any] | None) -> Shown:
+        """Thresholds that no budget chose."""
         is_own = routing.same(thresholds, self.predictors[model].thresholds)
-        return views.reading_html(thresholds, "the model's own" if is_own else "set here"), views.no_budget_html()
+        reading = views.reading_html(thresholds, "the model's own" if is_own else "set here")
+        return self._shown(thresholds, reading, views.no_budget_html(), analysis)
+
+    def _shown(
+        self, thresholds: Sequence[float], reading: str, budget_reading: str, analysis: dict[str, Any] | None
+    ) -> Shown:
+        thresholds = list(thresholds)
+        each = [routing.position_of([value]) for value in thresholds]
+        each += [routing.SLIDER_END] * (self.most_exits - 1 - len(each))
+        outcome = self.outcome(analysis, thresholds)
+        return Shown(thresholds, routing.position_of(thresholds), each, reading, budget_reading, *outcome)
 
     def budget_slider(self, model: str) -> dict[str, Any] | None:
         """The properties of a model's budget slider, as it stands before it is moved; None if it shall have none."""
@@ -114,13 +176,13 @@ class Handlers:
         predictor = self.predictors[model]
         if not predictor.knows_budgets:
             return ""
-        return views.budget_source_html(predictor.card, predictor.gmacs, bool(predictor.stale_note))
+        return views.budget_source_html(predictor.card, predictor.gmacs, bool(_stale_note(predictor)))
 
     def describe(self, model: str) -> str:
         """The HTML of the lines about the model, with a warning where its thresholds are of other weights."""
         predictor = self.predictors[model]
         line = views.model_line(predictor.card, predictor.config, predictor.parameters, predictor.name)
-        line += views.thresholds_line(predictor.card["thresholds"]) + views.warning_html(predictor.stale_note)
+        line += views.thresholds_line(predictor.card["thresholds"]) + views.warning_html(_stale_note(predictor))
         return line if predictor.knows_digits else f'<div class="dvt-no-drawing">{line}</div>'
 
     def predict(
@@ -145,20 +207,10 @@ class Handlers:
             ValueError: no image, a damaged one, a threshold below 0, an unknown model, a threshold and a budget, a
                 budget that is not above 0, or one for a model whose card knows none.
         """
-        predictor = self.first if not model else self.predictors.get(model)
-        if predictor is None:
-            raise ValueError(f"unknown model {model!r}; this page has {', '.join(self.predictors)}")
-        if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
-            raise ValueError(f"threshold {threshold!r}: must be a number from 0 to 1, or above 1 for never early")
-        if threshold is not None and budget is not None:
-            raise ValueError("give either threshold or budget: a budget chooses the thresholds")
+        choice = choices.chosen_thresholds(self, threshold, model, budget)
         if not image:
             raise ValueError("no image was given")
-        thresholds, note = list(predictor.thresholds), ""
-        if budget is not None:
-            thresholds, note = thresholds_for_budget(predictor.card, np.asarray(predictor.gmacs), budget)
-        elif threshold is not None:
-            thresholds = [NEVER if threshold > 1 else float(threshold)] * (predictor.num_exits - 1)
+        predictor, thresholds = choice.predictor, choice.thresholds
         probabilities = predictor.analyse(uploaded_bytes(image)).probabilities
         decision = routing.decide(probabilities, thresholds, predictor.gmacs)
         return {
@@ -173,7 +225,7 @@ class Handlers:
             "class_names": predictor.class_names,
             "model": predictor.name,
             "budget": budget,
-            "note": note,
+            "note": choice.note,
         }
 
     def _bytes_of(self, source: Source) -> bytes:
@@ -182,7 +234,17 @@ class Handlers:
             return uploaded_bytes(value)
         if kind == "drawing":
             return drawn_bytes(value)
+        if kind == "test":
+            name, index = value
+            return to_graph_bytes(self.sets.image_bytes(name, index), f"test image {index}")
         return self.examples()[value].png
+
+
+def _stale_note(predictor: Predictor) -> str:
+    try:
+        return predictor.stale_note
+    except (ValueError, FileNotFoundError):  # it cannot be loaded, and that is told in place of the answer
+        return ""
 
 
 def shown_model(analysis: dict[str, Any] | None, chosen: str) -> str:

@@ -226,7 +226,7 @@ def drawn_bytes(data_url: str) -> bytes:
         raise image_files.ImageError("the drawing arrived damaged") from error
 
 
-def load_all(folders_or_names: Sequence[str]) -> list[Predictor]:
+def load_all(folders_or_names: Sequence[str], load_first: bool = True) -> list[Predictor]:
     """The predictors of several models, the first of them loaded; a folder's last part is its name if that is enough.
 
     Raises:
@@ -235,5 +235,6 @@ def load_all(folders_or_names: Sequence[str]) -> list[Predictor]:
     short = [Path(text).name or text for text in folders_or_names]
     names = [text if short.count(name) > 1 else name for text, name in zip(folders_or_names, short, strict=True)]
     predictors = [Predictor(text, name) for text, name in zip(folders_or_names, names, strict=True)]
-    predictors[0].load()
+    if load_first:
+        predictors[0].load()
     return predictors

@@ -62,9 +62,13 @@ def decide(probabilities: Sequence[Sequence[float]], thresholds: Sequence[float]
 
 def thresholds_at(position: float, num_exits: int) -> list[float]:
     """The slider's position as K-1 thresholds, one for all exits; past 1 is never."""
+    return [threshold_at(position)] * (num_exits - 1)
+
+
+def threshold_at(position: float) -> float:
+    """A slider's position as one threshold."""
     # Rounded to the slider's own steps: 0.7 arrives from a browser as 0.7000000000000001.
-    threshold = NEVER if position > 1 else round(float(position), 4)
-    return [threshold] * (num_exits - 1)
+    return NEVER if position > 1 else round(float(position), 4)
 
 
 def position_of(thresholds: Sequence[float]) -> float:

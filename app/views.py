@@ -69,16 +69,28 @@ def png_url(pixels: np.ndarray) -> str:
 
 
 def model_line(card: dict, config: CascadeConfig, parameters: int, name: str) -> str:
-    """What the model recognises and what it is made of, from its card."""
+    """What the model recognises, how well, and what it is made of, from its card."""
     classes = card["class_names"]
     shown = ", ".join(classes) if len(classes) <= ALL_CLASSES else ", ".join(classes[:3]) + ", …"
     grids = " → ".join(f"{grid}×{grid}" for grid in config.token_grids)
     description = f" — {html.escape(card['description'])}" if card.get("description") else ""
     return (
         f'<p class="dvt-model"><b>{html.escape(name)}</b>{description}. '
-        f"Recognises {len(classes)} classes ({html.escape(shown)}); tokens {grids}; "
+        f"Recognises {len(classes)} classes ({html.escape(shown)}){_how_well(card)}; tokens {grids}; "
         f"{parameters / 1e6:.2f} M parameters.</p>"
     )
+
+
+def _how_well(card: Mapping[str, Any]) -> str:
+    """Top-1 of the last exit, as the card tells it, of its own evaluation or the checkpoint's published one."""
+    figures, published = card.get("figures", {}), card.get("published", {})
+    if figures.get("exits"):
+        where = f" on {html.escape(str(figures['data']))}" if figures.get("data") else ""
+        images = f", {figures['images']:,} images" if figures.get("images") else ""
+        return f", right on {percent(figures['exits'][-1]['top1'])} at the last exit{where}{images}"
+    if published.get("curve"):
+        return f", {percent(max(top1 for _, top1 in published['curve']) / 100)} top-1 as published"
+    return ""
 
 
 def thresholds_line(thresholds: Mapping[str, Any]) -> str:
@@ -113,11 +125,32 @@ def warning_html(note: str) -> str:
     return f'<section class="dvt-warning" aria-label="Warning"><b>Warning:</b> {html.escape(note)}.</section>'
 
 
+def milliseconds_text(milliseconds: float) -> str:
+    """`4.2 ms`; whole numbers from 10 on."""
+    return f"{milliseconds:.1f} ms" if milliseconds < 9.95 else f"{milliseconds:.0f} ms"
+
+
 def pixels_html(pixels: np.ndarray) -> str:
-    """The very pixels that the model sees."""
-    size = pixels.shape[0]
+    """The very pixels that the model sees, and a style that shows them wherever `seen_html` stands on the page."""
+    size, url = pixels.shape[0], png_url(pixels)
     alt = f"The image as the model sees it, {size} by {size} pixels"
-    return f'<img class="dvt-pixels" alt="{alt}" src="{png_url(pixels)}">'
+    style = f'<style>.dvt-seen {{ background-image: url("{url}"); }}</style>'
+    return f'{style}<img class="dvt-pixels" alt="{alt}" src="{url}">'
+
+
+def seen_html(config: CascadeConfig, exit_number: int) -> str:
+    """The image under the token grid of an exit (1-based), small; the pixels come from `pixels_html`."""
+    grid = grid_text(config.token_grids[exit_number - 1])
+    return f'<div class="dvt-seen" role="img" aria-label="The image in {grid}">{_grid_svg(config, exit_number)}</div>'
+
+
+def _grid_svg(config: CascadeConfig, exit_number: int, attributes: str = 'aria-hidden="true"') -> str:
+    size, grid = config.image_size, config.token_grids[exit_number - 1]
+    path = "".join(f"M{edge:g} 0V{size}M0 {edge:g}H{size}" for edge in grid_edges(config, grid))
+    return (
+        f'<svg class="dvt-grid" viewBox="0 0 {size} {size}" {attributes}>'
+        f'<path class="dvt-grid-under" d="{path}"/><path class="dvt-grid-over" d="{path}"/></svg>'
+    )
 
 
 def grid_edges(config: CascadeConfig, grid: int) -> list[float]:
@@ -136,18 +169,19 @@ def grid_edges(config: CascadeConfig, grid: int) -> list[float]:
 
 def grid_html(config: CascadeConfig, exit_number: int) -> str:
     """The token grid of an exit (1-based), to lie over `pixels_html`: white lines on dark ones, seen on any ground."""
-    grid, size = config.token_grids[exit_number - 1], config.image_size
-    path = "".join(f"M{edge:g} 0V{size}M0 {edge:g}H{size}" for edge in grid_edges(config, grid))
+    grid = config.token_grids[exit_number - 1]
     caption = f"exit {exit_number}: {grid}×{grid} = {grid * grid} tokens"
-    return (
-        f'<svg class="dvt-grid" viewBox="0 0 {size} {size}" role="img" aria-label="Token grid of {caption}">'
-        f'<path class="dvt-grid-under" d="{path}"/><path class="dvt-grid-over" d="{path}"/></svg>'
-        f'<p class="dvt-caption">What the model sees, in the grid of {caption}</p>'
-    )
+    drawing = _grid_svg(config, exit_number, f'role="img" aria-label="Token grid of {caption}"')
+    return f'{drawing}<p class="dvt-caption">What the model sees, in the grid of {caption}</p>'
 
 
-def answer_html(decision: Decision, class_names: Sequence[str], grids: Sequence[int]) -> str:
-    """The answer, its confidence, the exit that gave it, and what that cost beside the full cascade."""
+def answer_html(
+    decision: Decision, class_names: Sequence[str], grids: Sequence[int], milliseconds: Sequence[float]
+) -> str:
+    """The answer, its confidence, the exit that gave it, and what that cost beside the full cascade.
+
+    `milliseconds` (K,) were measured for this image, to each exit.
+    """
     number, exits = decision.exit, len(grids)
     label = html.escape(class_names[decision.label])
     size = "dvt-short" if len(class_names[decision.label]) <= 3 else "dvt-long"
@@ -155,19 +189,20 @@ def answer_html(decision: Decision, class_names: Sequence[str], grids: Sequence[
         f'<section class="dvt-answer {colour_class(number)}" aria-label="Answer">'
         f'<div class="dvt-verdict"><div class="dvt-label {size}" data-testid="label">{label}</div>'
         f'<div><p class="dvt-sure"><b data-testid="confidence">{percent(decision.confidence)}</b> confident</p>'
-        f'<p class="dvt-where">answered at <b data-testid="exit">exit {number} of {exits}</b>, '
+        f'<p class="dvt-where"><span class="dvt-wide">answered </span>at <b data-testid="exit">exit {number} of {exits}</b>, '
         f"{grid_text(grids[number - 1])}</p></div></div>"
-        f"{cost_html(decision)}</section>"
+        f"{cost_html(decision, milliseconds)}</section>"
     )
 
 
-def cost_html(decision: Decision) -> str:
-    """The bar of GFLOPs spent beside the full cascade, with the numbers."""
+def cost_html(decision: Decision, milliseconds: Sequence[float]) -> str:
+    """The bar of GFLOPs spent beside the full cascade, with the numbers, and the time that was measured."""
     width = decision.share * 100
     spent, full = gflops(decision.gmacs), gflops(decision.full_gmacs)
     saved = (
         f"{100 - width:.0f}% saved" if decision.gmacs < decision.full_gmacs else "nothing saved: the full cascade ran"
     )
+    taken, whole = milliseconds_text(milliseconds[decision.exit - 1]), milliseconds_text(milliseconds[-1])
     return (
         '<div class="dvt-cost"><p><b data-testid="gflops">'
         f'{spent} GFLOPs</b> spent of <span data-testid="full-gflops">{full}</span> for the full cascade</p>'
@@ -175,7 +210,8 @@ def cost_html(decision: Decision) -> str:
         f'<i style="width:{width:.2f}%"></i></div>'
         f'<p class="dvt-small"><b data-testid="share">{width:.0f}%</b> of the full cost, {saved}. '
         f"{COST_NOTE.capitalize()}.</p>"
-        "</div>"
+        f'<p class="dvt-small dvt-time"><b data-testid="milliseconds">{taken}</b> measured for this image on this '
+        f"machine, of {whole} for the full cascade.</p></div>"
     )
 
 
@@ -183,27 +219,33 @@ def path_html(
     probabilities: Sequence[Sequence[float]],
     decision: Decision,
     class_names: Sequence[str],
-    grids: Sequence[int],
+    config: CascadeConfig,
     gmacs: Sequence[float],
 ) -> str:
     """The exits as stations of a path, one column each with its class probabilities; K of them, whatever K is."""
+    exits = config.num_exits
     stations = "".join(
-        _station(k, probabilities[k - 1], decision, class_names, grids[k - 1], gmacs[k - 1])
-        for k in range(1, len(grids) + 1)
+        _station(k, probabilities[k - 1], decision, class_names, config, gmacs[k - 1]) for k in range(1, exits + 1)
     )
-    return f'<ol class="dvt-path" style="--exits:{len(grids)}" aria-label="The path through the exits">{stations}</ol>'
+    return f'<ol class="dvt-path" style="--exits:{exits}" aria-label="The path through the exits">{stations}</ol>'
 
 
 def _station(
-    number: int, row: Sequence[float], decision: Decision, class_names: Sequence[str], grid: int, gmacs: float
+    number: int,
+    row: Sequence[float],
+    decision: Decision,
+    class_names: Sequence[str],
+    config: CascadeConfig,
+    gmacs: float,
 ) -> str:
     state, badge = _state(number, decision)
     return (
         f'<li class="dvt-station {colour_class(number)} dvt-{state}" data-testid="station-{number}" '
         f'data-state="{state}">'
         f'<div class="dvt-rail"><span class="dvt-marker">{number}</span><span class="dvt-badge">{badge}</span></div>'
-        f'<div class="dvt-card"><h3>Exit {number}<span>{grid_text(grid)} · {gflops(gmacs)} GFLOPs</span></h3>'
-        f"{_rule(number, decision)}{bars_html(row, class_names)}</div></li>"
+        f'<div class="dvt-card"><div class="dvt-station-head"><div>'
+        f"<h3>Exit {number}</h3><p>{grid_text(config.token_grids[number - 1])}<br>{gflops(gmacs)} GFLOPs</p></div>"
+        f"{seen_html(config, number)}</div>{_rule(number, decision)}{bars_html(row, class_names)}</div></li>"
     )
 
 

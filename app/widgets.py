@@ -11,19 +11,31 @@ from app.examples import Example
 PAD_SIZE = 336  # pixels a side: three times the digit model's input
 PEN = 26  # pixels: about as thick, for a digit that fills the pad, as the handwriting that the model knows
 
+STEP = 12  # pixels that the pen moves with an arrow key
+
 PAD_HTML = f"""
 <div class="dvt-pad">
-  <canvas width="{PAD_SIZE}" height="{PAD_SIZE}" role="img"
-    aria-label="Drawing pad: draw a digit with the mouse or a finger"></canvas>
+  <div class="dvt-paper">
+    <canvas width="{PAD_SIZE}" height="{PAD_SIZE}" tabindex="0" role="application" aria-describedby="pad-keys"
+      aria-label="Drawing pad: draw a digit with the mouse, a finger or the keyboard"></canvas>
+    <i class="dvt-pen" aria-hidden="true"></i>
+  </div>
   <button type="button" class="dvt-button">Clear</button>
+  <p id="pad-keys" class="dvt-small">By keyboard: arrow keys move the pen, space puts it down and lifts it.</p>
+  <p class="dvt-hidden" role="status"></p>
 </div>
 """
 
 # The drawing leaves as a PNG when the pen is lifted, and as an empty string when it is cleared.
 PAD_JS = f"""
 const canvas = element.querySelector("canvas");
+const cursor = element.querySelector(".dvt-pen");
+const status = element.querySelector("[role=status]");
 const pen = canvas.getContext("2d");
+const arrows = {{ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }};
 let last = null;
+let place = [canvas.width / 2, canvas.height / 4];
+let down = false;
 const clear = () => {{ pen.fillStyle = "#fff"; pen.fillRect(0, 0, canvas.width, canvas.height); }};
 const at = (event) => {{
   const box = canvas.getBoundingClientRect();
@@ -35,7 +47,19 @@ const line = (from, to) => {{
   pen.beginPath(); pen.moveTo(...from); pen.lineTo(...to); pen.stroke();
 }};
 const send = (value) => {{ props.value = value; trigger("input"); }};
-clear();
+const show = () => {{
+  cursor.style.left = 100 * place[0] / canvas.width + "%";
+  cursor.style.top = 100 * place[1] / canvas.height + "%";
+  cursor.classList.toggle("dvt-down", down);
+}};
+const lift = () => {{ if (last) {{ last = null; send(canvas.toDataURL("image/png")); }} }};
+const put = (isDown) => {{
+  if (down === isDown) return;
+  down = isDown;
+  if (down) line(place, place); else send(canvas.toDataURL("image/png"));
+  status.textContent = down ? "Pen down" : "Pen lifted";
+}};
+clear(); show();
 canvas.addEventListener("pointerdown", (event) => {{
   event.preventDefault(); canvas.setPointerCapture(event.pointerId); last = at(event); line(last, last);
 }});
@@ -43,9 +67,18 @@ canvas.addEventListener("pointermove", (event) => {{
   if (!last) return;
   const next = at(event); line(last, next); last = next;
 }});
-const lift = () => {{ if (last) {{ last = null; send(canvas.toDataURL("image/png")); }} }};
 canvas.addEventListener("pointerup", lift);
 canvas.addEventListener("pointercancel", lift);
+canvas.addEventListener("keydown", (event) => {{
+  if (event.key === " ") put(!down);
+  else if (event.key in arrows) {{
+    const next = place.map((value, i) => Math.min(Math.max(value + {STEP} * arrows[event.key][i], 0), {PAD_SIZE}));
+    if (down) line(place, next);
+    place = next;
+  }} else return;
+  event.preventDefault(); show();
+}});
+canvas.addEventListener("blur", () => {{ put(false); show(); }});
 element.querySelector("button").addEventListener("click", () => {{ clear(); send(""); }});
 """
 

@@ -23,9 +23,9 @@ def client(digits_predictor: Predictor) -> Iterator[Client]:
     page.close(verbose=False)
 
 
-def test_one_endpoint_is_public_and_says_what_it_takes(client: Client) -> None:
+def test_three_endpoints_are_public_and_say_what_they_take(client: Client) -> None:
     api: Any = client.view_api(return_format="dict", print_info=False)
-    assert list(api["named_endpoints"]) == ["/predict"]
+    assert list(api["named_endpoints"]) == ["/predict", "/route", "/predict_batch"]
     assert api["unnamed_endpoints"] == {}
     parameters = {p["parameter_name"]: p for p in api["named_endpoints"]["/predict"]["parameters"]}
     assert list(parameters) == ["image", "threshold", "model", "budget"]

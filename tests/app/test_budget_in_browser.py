@@ -42,6 +42,8 @@ def open_by_keyboard(tab: Any) -> None:
     expect(budget_slider(tab)).to_be_hidden()
     tab.locator("#threshold input[type=range]").focus()
     tab.keyboard.press("Tab")
+    expect(tab.get_by_role("button", name="Or a threshold for each exit")).to_be_focused()
+    tab.keyboard.press("Tab")
     expect(tab.get_by_role("button", name="Or choose by budget")).to_be_focused()
     tab.keyboard.press("Enter")
     expect(budget_slider(tab)).to_be_visible()

@@ -9,6 +9,7 @@ import pytest
 
 from app import __main__ as command
 from app.screenshots import free_port
+from tests.app.models import PETS, page_model
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -65,3 +66,25 @@ def test_importing_the_command_loads_neither_tensorflow_nor_gradio() -> None:
     code = "import app.__main__, app.screenshots, sys; print(sorted({'tensorflow', 'gradio'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_name_and_a_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.parse([]).auth is None
+    assert command.parse(["--auth", "me:it:is", "--auth", "you:2"]).auth == [("me", "it:is"), ("you", "2")]
+    monkeypatch.setenv("DVT_PAGE_AUTH", "them:secret")
+    assert command.parse([]).auth == [("them", "secret")]
+    assert command.parse(["--auth", "me:1"]).auth == [("me", "1")]
+    for wrong in ("me", ":secret", "me:"):
+        assert "USER:PASSWORD" in refused(["--auth", wrong], capsys)
+    monkeypatch.setenv("DVT_PAGE_AUTH", "nonsense")
+    assert "DVT_PAGE_AUTH: give a name and a password" in refused([], capsys)
+
+
+def test_test_images_and_what_is_known_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = command.parse(["--data", "folder:a", "--data", "digits", "--results", "r", "--beside", "s"])
+    assert (options.data, options.results, options.beside) == (["folder:a", "digits"], [Path("r")], [Path("s")])
+    page_model((2, 4), PETS).save_to_preset(tmp_path / "pets")
+    arguments = ["--model", str(tmp_path / "pets"), "--port", str(free_port())]
+    assert "no_such.json" in refused([*arguments, "--beside", str(tmp_path / "no_such.json")], capsys)
+    assert "no_such.safetensors" in refused([*arguments, "--results", str(tmp_path / "no_such.safetensors")], capsys)
+    assert "nonsense" in refused([*arguments, "--data", "nonsense:x"], capsys)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.handlers import Handlers
-from app.inference import Analysis, Predictor
+from app.handlers import Handlers, Outcome, Shown
+from app.inference import Analysis, Predictor, load_all
 from app.routing import SLIDER_END, position_of, thresholds_text
 from app.views import percent
 from dvt_tf.checkpoints import weights_digest
@@ -39,8 +39,8 @@ def runs(digits_predictor: Predictor, frugal: Predictor, monkeypatch: pytest.Mon
     return seen
 
 
-def shown_exit(outcome: tuple[str, str, str]) -> int:
-    match = re.search(r'data-testid="exit">exit (\d)', outcome[0])
+def shown_exit(shown: Shown | Outcome) -> int:
+    match = re.search(r'data-testid="exit">exit (\d)', shown.answer)
     assert match is not None
     return int(match[1])
 
@@ -52,9 +52,9 @@ def test_the_slider_never_runs_the_model(digits_predictor: Predictor, runs: list
     assert len(runs) == 1
     exits = []
     for step in range(102):
-        thresholds, _, _, *outcome = handlers.move(step / 100, name, said)
-        assert len(thresholds) == 2
-        exits.append(shown_exit((outcome[0], outcome[1], outcome[2])))
+        shown = handlers.move(step / 100, name, said)
+        assert len(shown.thresholds) == 2
+        exits.append(shown_exit(shown))
     assert len(runs) == 1
     assert (exits[0], exits[-1]) == (1, 3)
     assert exits == sorted(exits)
@@ -73,13 +73,50 @@ def test_what_is_kept_is_plain(digits_predictor: Predictor, picture: Path) -> No
 
 def test_back_to_the_thresholds_of_the_card(digits_predictor: Predictor) -> None:
     handlers = Handlers([digits_predictor])
-    thresholds, position, reading, *_ = handlers.own_thresholds(digits_predictor.name, None)
-    assert (thresholds, position) == ([0.6, 0.4], 0.6)
-    assert "0.60, then 0.40" in reading
-    assert "the model's own" in reading
-    moved = handlers.move(0.6, digits_predictor.name, None)
-    assert "the model's own" not in moved[1]
-    assert "never early" in handlers.move(SLIDER_END, digits_predictor.name, None)[1]
+    own = handlers.own_thresholds(digits_predictor.name, None)
+    assert (own.thresholds, own.position, own.each) == ([0.6, 0.4], 0.6, [0.6, 0.4])
+    assert "0.60, then 0.40" in own.reading
+    assert "the model's own" in own.reading
+    assert "the model's own" not in handlers.move(0.6, digits_predictor.name, None).reading
+    assert "never early" in handlers.move(SLIDER_END, digits_predictor.name, None).reading
+
+
+def test_a_slider_for_each_exit_moves_that_one_alone(digits_predictor: Predictor, picture: Path) -> None:
+    handlers = Handlers([digits_predictor, Predictor(page_model((2, 3, 4, 7), PETS), "pets")])
+    name = digits_predictor.name
+    said, _ = handlers.analyse(("file", str(picture)), name)
+    before = [0.9147, 0.4]  # finer than the slider's steps, which shows 0.91
+    shown = handlers.move_each([0.91, 0.0, SLIDER_END], before, name, said)
+    assert shown.thresholds == [0.9147, 0.0]
+    assert shown.each == [0.91, 0.0, SLIDER_END]
+    assert shown_exit(shown) == 2
+    assert handlers.move_each([0.0, 0.0, SLIDER_END], shown.thresholds, name, said).thresholds == [0.0, 0.0]
+    never = handlers.move_each([SLIDER_END, SLIDER_END, 0.0], shown.thresholds, name, said)
+    assert never.thresholds == [NEVER, NEVER]
+    assert shown_exit(never) == 3
+
+
+def test_a_model_that_cannot_be_loaded_is_told_in_place_of_the_answer(
+    digits_predictor: Predictor, tmp_path: Path, picture: Path
+) -> None:
+    page_model((2, 4), PETS).save_to_preset(tmp_path / "broken")
+    (tmp_path / "broken" / "weights.safetensors").write_bytes(b"no weights")
+    handlers = Handlers([digits_predictor, *load_all([str(tmp_path / "broken")], load_first=False)])
+    said, seen = handlers.analyse(("file", str(picture)), "broken")
+    assert seen == ""
+    assert "broken cannot be loaded" in handlers.outcome(said, [0.5]).answer
+    assert "cat, dog" in handlers.describe("broken")
+
+
+def test_where_it_looked_runs_the_model_once_more_and_is_told_for_each_exit(
+    digits_predictor: Predictor, picture: Path, tmp_path: Path
+) -> None:
+    handlers = Handlers([digits_predictor])
+    panel = handlers.look(("file", str(picture)), digits_predictor.name)
+    assert panel.count("<img") >= 3
+    assert "Give it an image" in handlers.look(None, digits_predictor.name)
+    (tmp_path / "words.png").write_text("no image")
+    assert "words.png" in handlers.look(("file", str(tmp_path / "words.png")), digits_predictor.name)
 
 
 def test_the_budget_slider_sets_the_thresholds_and_never_runs_the_model(
@@ -92,14 +129,15 @@ def test_the_budget_slider_sets_the_thresholds_and_never_runs_the_model(
     assert slider["minimum"] <= frugal.gmacs[0] < frugal.gmacs[-1] <= slider["maximum"] == slider["value"]
     exits, costs = [], []
     for budget in np.arange(slider["minimum"], slider["maximum"] + slider["step"], slider["step"]):
-        thresholds, position, reading, budget_reading, *outcome = handlers.spend(float(budget), frugal.name, said)
+        shown = handlers.spend(float(budget), frugal.name, said)
+        thresholds, position, _, reading, budget_reading, *_ = shown
         within = [point for point in frugal.card["budgets"]["points"] if point["gmacs"] <= max(budget, frugal.gmacs[0])]
         assert thresholds == within[-1]["thresholds"] or budget >= slider["maximum"]
         assert position == position_of(thresholds)
         assert f"<b>{percent(within[-1]['top1'])}</b> top-1" in budget_reading
         assert "for the budget below" in reading
         assert thresholds_text(thresholds) in reading
-        exits.append(shown_exit((outcome[0], outcome[1], outcome[2])))
+        exits.append(shown_exit(shown))
         costs.append(frugal.gmacs[exits[-1] - 1])
     assert len(runs) == 1
     assert (exits[0], exits[-1]) == (1, 3)
@@ -109,11 +147,11 @@ def test_the_budget_slider_sets_the_thresholds_and_never_runs_the_model(
 def test_a_budget_says_no_more_when_the_thresholds_are_set_otherwise(frugal: Predictor) -> None:
     handlers = Handlers([frugal])
     name = frugal.name
-    assert "expected" in handlers.spend(frugal.gmacs[-1], name, None)[3]
-    for reading, budget_reading in (handlers.move(0.9, name, None)[1:3], handlers.own_thresholds(name, None)[2:4]):
-        assert "budget" not in reading
-        assert "No budget in use" in budget_reading
-        assert "GFLOPs" not in budget_reading
+    assert "expected" in handlers.spend(frugal.gmacs[-1], name, None).budget_reading
+    for shown in (handlers.move(0.9, name, None), handlers.own_thresholds(name, None)):
+        assert "budget" not in shown.reading
+        assert "No budget in use" in shown.budget_reading
+        assert "GFLOPs" not in shown.budget_reading
 
 
 def test_a_model_without_budgets_has_no_slider_for_them(digits_predictor: Predictor, frugal: Predictor) -> None:
@@ -228,6 +266,6 @@ def test_the_slider_moves_while_another_model_is_still_on_its_way(digits_predict
     """The selector names the new model, of another number of exits; the answer shown is still the old one's."""
     handlers = Handlers([digits_predictor, Predictor(page_model((2, 3, 4, 7), PETS), "pets")])
     said, _ = handlers.analyse(("file", str(picture)), digits_predictor.name)
-    thresholds, _, _, *outcome = handlers.move(SLIDER_END, "pets", said)
-    assert thresholds == [NEVER, NEVER]
-    assert "exit 3 of 3" in outcome[0]
+    shown = handlers.move(SLIDER_END, "pets", said)
+    assert shown.thresholds == [NEVER, NEVER]
+    assert "exit 3 of 3" in shown.answer

@@ -11,6 +11,7 @@ from PIL import Image
 
 import dvt_tf
 from app.inference import Predictor, drawn_bytes, load_all, uploaded_bytes
+from app.routing import decide
 from dvt_tf.image_files import ImageError
 from tests.app.models import PETS, page_model
 
@@ -86,6 +87,45 @@ def test_any_cascade_of_any_number_of_exits(picture: Path) -> None:
         assert np.shape(probabilities) == (len(grids), 2)
         np.testing.assert_allclose(np.sum(probabilities, axis=1), 1.0, atol=1e-6)
         assert not predictor.knows_digits
+
+
+def test_times_are_measured_exit_by_exit(digits_predictor: Predictor, picture: Path) -> None:
+    milliseconds = digits_predictor.analyse(picture.read_bytes()).milliseconds
+    assert len(milliseconds) == 3
+    assert 0 < milliseconds[0] < milliseconds[1] < milliseconds[2]
+
+
+def test_a_batch_leaves_early_and_answers_as_every_exit_does(digits_predictor: Predictor, tmp_path: Path) -> None:
+    files = []
+    for seed in range(6):
+        path = tmp_path / f"{seed}.png"
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 90, 3), np.uint8)).save(path)
+        files.append(path.read_bytes())
+    each = [np.array(digits_predictor.analyse(file).probabilities) for file in files]
+    first, second = (float(np.median([row[k].max() for row in each])) for k in (0, 1))
+    answers = digits_predictor.classify([*files[:3], b"no image", *files[3:]], [first + 1e-4, second + 1e-4])
+    assert answers.pop(3) is None
+    for row, answer in zip(each, answers, strict=True):
+        assert answer is not None
+        found = decide(row.tolist(), [first + 1e-4, second + 1e-4], digits_predictor.gmacs)
+        assert (answer["exit"], answer["label"]) == (found.exit, digits_predictor.class_names[found.label])
+        assert answer["confidence"] == pytest.approx(found.confidence, abs=1e-5)
+        assert answer["gmacs"] == found.gmacs
+    assert len({answer["exit"] for answer in answers if answer}) > 1
+    assert digits_predictor.classify([b"no image"], [0.5, 0.5]) == [None]
+
+
+def test_weights_are_read_when_they_are_needed(tmp_path: Path, picture: Path) -> None:
+    for name in ("first", "second"):
+        page_model((2, 4), PETS).save_to_preset(tmp_path / name)
+    first, second = load_all([str(tmp_path / "first"), str(tmp_path / "second")])
+    assert (first.is_loaded, second.is_loaded) == (True, False)
+    assert (second.num_exits, second.class_names, len(second.gmacs)) == (2, PETS, 2)
+    second.analyse(picture.read_bytes())
+    assert second.is_loaded
+    (tmp_path / "third").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_all([str(tmp_path / "first"), str(tmp_path / "third")])
 
 
 def test_models_of_one_folder_name_keep_their_whole_names(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.routing import decide
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.presets import CascadeConfig
 
+CONFIG = CascadeConfig(image_size=28, token_grids=(2, 4), num_classes=2)
 HOSTILE = '<img src=x onerror="alert(1)">&\'{{7*7}}${alert(1)}`'
 
 
@@ -39,7 +40,8 @@ def path(count: int, thresholds: list[float], classes: int = 3) -> str:
     rows = np.random.default_rng(count).dirichlet(np.ones(classes), count).tolist()
     gmacs = [0.1 * 2**k for k in range(count)]
     names = [f"class {c}" for c in range(classes)]
-    return views.path_html(rows, decide(rows, thresholds, gmacs), names, [7 + k for k in range(count)], gmacs)
+    config = CascadeConfig(image_size=28, token_grids=tuple(2 + k for k in range(count)), num_classes=classes)
+    return views.path_html(rows, decide(rows, thresholds, gmacs), names, config, gmacs)
 
 
 def test_class_names_and_messages_are_escaped() -> None:
@@ -50,9 +52,9 @@ def test_class_names_and_messages_are_escaped() -> None:
     chosen = {"values": [0.5], "method": HOSTILE, "data": HOSTILE, "images": 10}
     table = {"points": [], "measure": "top1", "data": HOSTILE}
     for text in (
-        views.answer_html(decision, names, [7, 14]),
-        views.path_html(rows, decision, names, [7, 14], gmacs),
-        views.model_line(card, CascadeConfig(image_size=28, token_grids=(2, 4), num_classes=2), 1000, HOSTILE),
+        views.answer_html(decision, names, [7, 14], [1.0, 2.0]),
+        views.path_html(rows, decision, names, CONFIG, gmacs),
+        views.model_line(card, CONFIG, 1000, HOSTILE),
         views.thresholds_line(chosen),
         views.warning_html(HOSTILE),
         views.budget_source_html({"budgets": table}, gmacs, False),
@@ -97,14 +99,40 @@ def test_few_classes_are_all_listed_and_of_many_the_five_largest() -> None:
 
 def test_the_cost_is_shown_beside_the_full_cascade() -> None:
     rows = [[0.9, 0.1], [0.8, 0.2]]
-    text = Tags(views.answer_html(decide(rows, [0.5], [0.25, 1.0]), ["a", "b"], [7, 14])).text
+    text = Tags(views.answer_html(decide(rows, [0.5], [0.25, 1.0]), ["a", "b"], [7, 14], [4.23, 21.4])).text
     assert "0.250 GFLOPs spent of 1.00 for the full cascade" in text
     assert "25% of the full cost, 75% saved" in text
     assert "Multiply-adds, as the paper counts" in text
     assert "exit 1 of 2" in text
-    full = Tags(views.answer_html(decide(rows, [NEVER], [0.25, 1.0]), ["a", "b"], [7, 14])).text
+    full = Tags(views.answer_html(decide(rows, [NEVER], [0.25, 1.0]), ["a", "b"], [7, 14], [4.23, 21.4])).text
     assert "100% of the full cost" in full
     assert "nothing saved" in full
+
+
+def test_the_time_is_that_of_the_exit() -> None:
+    rows = [[0.9, 0.1], [0.8, 0.2]]
+    early = Tags(views.answer_html(decide(rows, [0.5], [0.25, 1.0]), ["a", "b"], [7, 14], [4.23, 21.4])).text
+    assert "4.2 ms measured for this image on this machine, of 21 ms for the full cascade" in early
+    full = Tags(views.answer_html(decide(rows, [NEVER], [0.25, 1.0]), ["a", "b"], [7, 14], [4.23, 21.4])).text
+    assert "21 ms measured" in full
+
+
+def test_the_model_is_told_in_a_line_with_how_well_it_does() -> None:
+    card = {"class_names": ["a", "b"], "description": "two letters"}
+    line = Tags(views.model_line(card, CONFIG, 1_430_000, "x")).text
+    assert line == "x — two letters. Recognises 2 classes (a, b); tokens 2×2 → 4×4; 1.43 M parameters."
+    figures = {"data": "digits@test", "images": 4000, "exits": [{"top1": 0.7}, {"top1": 0.899}]}
+    told = Tags(views.model_line({**card, "figures": figures}, CONFIG, 1, "x")).text
+    assert "right on 89.9% at the last exit on digits@test, 4,000 images" in told
+    published = {"curve": [[1.1, 73.5], [3.4, 79.7]], "thresholds": []}
+    assert "79.7% top-1 as published" in Tags(views.model_line({**card, "published": published}, CONFIG, 1, "x")).text
+
+
+def test_every_station_shows_its_own_grid() -> None:
+    drawn = path(3, [0.5, 0.5])
+    assert re.findall(r'aria-label="The image in (\d)×\d tokens"', drawn) == ["2", "3", "4"]
+    lines = [cell.count("M0 ") for cell in re.findall(r'dvt-grid-over" d="([^"]*)"', drawn)]
+    assert lines == [1, 2, 3]
 
 
 def test_the_budgets_reading_is_one_sentence() -> None:
