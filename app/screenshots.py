@@ -29,7 +29,7 @@ BROWSER_ARGUMENTS = (
 WIDTH, HEIGHT = 1280, 900  # CSS pixels
 TIMEOUT = 120_000  # milliseconds
 SCALE = 1  # device pixels per CSS pixel: noise compresses badly, and a README shows them no larger
-CAPTURE_WIDTH, COLOURS = 760, 96  # of the moving picture
+CAPTURE_WIDTH, COLOURS = 760, 192  # of the moving picture
 STEPS = [*range(30, 101, 5), 101]  # of its slider, in hundredths
 FRAME, LAST_FRAME = 220, 1800  # milliseconds
 
@@ -137,7 +137,7 @@ def capture(tab: Any, path: Path) -> Path:
         shot = Image.open(io.BytesIO(tab.locator("#test-set").screenshot())).convert("RGB")
         shot = shot.resize((CAPTURE_WIDTH, round(shot.height * CAPTURE_WIDTH / shot.width)), Image.Resampling.LANCZOS)
         frames.append(shot)
-    palette = frames[0].quantize(COLOURS)  # one for all, so that nothing flickers
+    palette = frames[len(frames) // 2].quantize(COLOURS)  # one for all, so that nothing flickers
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [FRAME] * (len(frames) - 1) + [LAST_FRAME]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)

@@ -189,8 +189,8 @@ def answer_html(
         f'<section class="dvt-answer {colour_class(number)}" aria-label="Answer">'
         f'<div class="dvt-verdict"><div class="dvt-label {size}" data-testid="label">{label}</div>'
         f'<div><p class="dvt-sure"><b data-testid="confidence">{percent(decision.confidence)}</b> confident</p>'
-        f'<p class="dvt-where"><span class="dvt-wide">answered </span>at <b data-testid="exit">exit {number} of {exits}</b>, '
-        f"{grid_text(grids[number - 1])}</p></div></div>"
+        '<p class="dvt-where"><span class="dvt-wide">answered </span>at '
+        f'<b data-testid="exit">exit {number} of {exits}</b>, {grid_text(grids[number - 1])}</p></div></div>'
         f"{cost_html(decision, milliseconds)}</section>"
     )
 
