@@ -173,7 +173,8 @@ class _Loaded:
         self.model, self.card = model, card
         self.stale_note = stale_note(model)  # here alone: it reads every weight
         self.classifier = dvt_tf.AdaptiveClassifier(model)
-        self._stages = [tf.function(transformer.__call__, autograph=False) for transformer in model.transformers]
+        stages = self.classifier.form.transformers
+        self._stages = [tf.function(transformer.__call__, autograph=False) for transformer in stages]
 
     def outputs(self, pixels: tf.Tensor) -> list[TransformerOutputs]:
         """(1, S, S, 3) from 0 to 255 -> the outputs of every Transformer."""

@@ -22,17 +22,21 @@ from dvt_tf.vision_transformer import TransformerOutputs
 class AdaptiveClassifier(tf.Module):
     """Classifies images, each by as many Transformers of a cascade as it needs (Wang et al., 2021, section 3.1).
 
+    It runs the cascade's folded inference form (`dvt_tf.optimize`), with the weights that the model has when the
+    classifier is made.
+
     Args:
         model: the cascade.
         thresholds: (K - 1,) confidences at which to leave; by default the model card's. Above 1 means never.
+        precision: `"float32"`, or `"bfloat16"` for matmuls in bfloat16; by default the model's own.
 
     Raises:
-        ValueError: thresholds of a wrong count, negative or not finite.
+        ValueError: thresholds of a wrong count, negative or not finite, or another precision.
     """
 
-    def __init__(self, model: DynamicVisionTransformer, thresholds: Any = None) -> None:
+    def __init__(self, model: DynamicVisionTransformer, thresholds: Any = None, precision: str | None = None) -> None:
         super().__init__(name="adaptive_classifier")
-        model.build()
+        self.form = model.optimized(precision)
         self.model = model
         if thresholds is None:
             thresholds = model.card["thresholds"]["values"]
@@ -54,9 +58,11 @@ class AdaptiveClassifier(tf.Module):
         )
 
     @classmethod
-    def from_preset(cls, folder_or_name: str | Path, thresholds: Any = None) -> AdaptiveClassifier:
+    def from_preset(
+        cls, folder_or_name: str | Path, thresholds: Any = None, precision: str | None = None
+    ) -> AdaptiveClassifier:
         """The classifier of a preset with bundled weights or of a model folder, with its card's thresholds."""
-        return cls(DynamicVisionTransformer.from_preset(folder_or_name), thresholds)
+        return cls(DynamicVisionTransformer.from_preset(folder_or_name), thresholds, precision)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -117,24 +123,23 @@ class AdaptiveClassifier(tf.Module):
         probabilities = tf.zeros((count, classes))
         exits = tf.zeros((count,), tf.int32)
         processed = []
-        upstream: TransformerOutputs | None = None
-        for k, transformer in enumerate(model.transformers):
-            run = _Stage(transformer, images, upstream, going, first=k == 0)
-            outputs = run()
-            processed.append(tf.shape(outputs.logits)[0])
-            here = tf.nn.softmax(outputs.logits)  # (rows going, C)
-            if k + 1 < model.num_exits:
-                leaves = tf.reduce_max(here, -1) >= tf.gather(thresholds[:, k], going)
-            else:
+        upstream: list[tf.Tensor] = []  # what the Transformer before hands on: features, then relationships
+        for k, transformer in enumerate(self.form.transformers):
+            is_last = k + 1 == model.num_exits
+            logits, handed_on = _Stage(transformer, images, upstream, going, first=k == 0, is_last=is_last)()
+            processed.append(tf.shape(logits)[0])
+            here = tf.nn.softmax(logits)  # (rows going, C)
+            if is_last:
                 leaves = tf.ones_like(going, tf.bool)
+            else:
+                leaves = tf.reduce_max(here, -1) >= tf.gather(thresholds[:, k], going)
             left = tf.boolean_mask(going, leaves)[:, None]
             probabilities = tf.tensor_scatter_nd_update(probabilities, left, tf.boolean_mask(here, leaves))
             exits = tf.tensor_scatter_nd_update(exits, left, tf.fill(tf.shape(left)[:1], k + 1))
-            stays = tf.where(~leaves)[:, 0]
-            going = tf.gather(going, stays)
-            upstream = TransformerOutputs(
-                *tf.nest.map_structure(lambda part, rows=stays: tf.gather(part, rows), tuple(outputs))
-            )
+            if not is_last:
+                stays = tf.where(~leaves)[:, 0]
+                going = tf.gather(going, stays)
+                upstream = [tf.gather(part, stays) for part in handed_on]
         result = {
             "probabilities": probabilities,
             "confidence": tf.reduce_max(probabilities, -1),
@@ -145,33 +150,44 @@ class AdaptiveClassifier(tf.Module):
 
 
 class _Stage:
-    """One Transformer on the rows that go on; none of it runs where there are none."""
+    """One Transformer on the rows that go on; none of it runs where there are none.
+
+    Its call gives the logits, and what it hands on to the next: features, then the relationships of each block.
+    """
 
     def __init__(
-        self, transformer: Any, images: tf.Tensor, upstream: TransformerOutputs | None, going: tf.Tensor, first: bool
+        self,
+        transformer: Any,
+        images: tf.Tensor,
+        upstream: list[tf.Tensor],
+        going: tf.Tensor,
+        first: bool,
+        is_last: bool,
     ) -> None:
         self.transformer = transformer
         self.images = images
         self.upstream = upstream
         self.going = going
-        self.first = first
+        self.first, self.is_last = first, is_last
 
-    def __call__(self) -> TransformerOutputs:
-        outputs = tf.cond(tf.size(self.going) > 0, self._run, self._none)
-        return TransformerOutputs(*outputs)
+    def __call__(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        logits, *handed_on = tf.cond(tf.size(self.going) > 0, self._run, self._none)
+        return logits, handed_on
 
-    def _run(self) -> tuple[Any, ...]:
+    def _run(self) -> list[tf.Tensor]:
         images = self.images if self.first else tf.gather(self.images, self.going)
-        return tuple(self.transformer(images, upstream=self.upstream))
+        upstream = None
+        if not self.first:
+            features, *relationships = self.upstream
+            nothing = tf.zeros((0,))  # the upstream's own logits: nothing downstream looks at them
+            upstream = TransformerOutputs(nothing, features, relationships, None, None)
+        outputs = self.transformer(images, upstream=upstream)
+        return [outputs.logits] if self.is_last else [outputs.logits, outputs.features, *outputs.relationships]
 
-    def _none(self) -> tuple[Any, ...]:
+    def _none(self) -> list[tf.Tensor]:
         c, length = self.transformer.config, 1 + self.transformer.grid**2
-        return tuple(
-            TransformerOutputs(
-                logits=tf.zeros((0, c.num_classes)),
-                features=tf.zeros((0, length, c.dim)),
-                relationships=[tf.zeros((0, c.num_heads, length, length)) for _ in range(c.depth)],
-                tokens=tf.zeros((0, length, c.dim)),
-                normalised=tf.zeros((0, length, c.dim)),
-            )
-        )
+        logits = tf.zeros((0, c.num_classes))
+        if self.is_last:
+            return [logits]
+        relationship = tf.zeros((0, c.num_heads, length, length))
+        return [logits, tf.zeros((0, length, c.dim)), *[relationship] * c.depth]

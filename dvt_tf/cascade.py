@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -16,6 +16,9 @@ from tensorflow import keras
 from dvt_tf import checkpoints
 from dvt_tf.presets import PRESETS, TRAINING_FIELDS, CascadeConfig, Preset, get_preset
 from dvt_tf.vision_transformer import TransformerOutputs, VisionTransformer
+
+if TYPE_CHECKING:
+    from dvt_tf.optimize import FoldedCascade
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -106,6 +109,20 @@ class DynamicVisionTransformer(keras.Model):
             own_seed = None if seed is None else tf.random.experimental.stateless_fold_in(seed, i)
             outputs.append(transformer(images, upstream=outputs[-1] if outputs else None, seed=own_seed))
         return outputs
+
+    def optimized(self, precision: str | None = None) -> FoldedCascade:
+        """The cascade's folded inference form, with the weights as they are now; see `dvt_tf.optimize`.
+
+        Args:
+            precision: `"float32"` or `"bfloat16"`; by default the latter for a model under `mixed_bfloat16` alone.
+
+        Raises:
+            ValueError: another precision.
+        """
+        from dvt_tf.optimize import FoldedCascade  # it stands below: it folds what stands here
+
+        own = "bfloat16" if _policy_name(self.dtype_policy) == "mixed_bfloat16" else "float32"
+        return FoldedCascade(self, precision or own)
 
     def step_seed(self, optimizer: keras.optimizers.Optimizer | None = None) -> tf.Tensor:
         """(2,) int32: the run's seed, and the optimizer's step with the replica folded in."""

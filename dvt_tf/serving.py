@@ -101,8 +101,7 @@ def serving_module(model: DynamicVisionTransformer) -> tf.Module:
         return tf.function(function, input_signature=specs, autograph=False, jit_compile=False)
 
     module = tf.Module(name="dvt")
-    # The tensors alone: a Keras layer in the module would have every layer's own functions traced and saved as well.
-    module.weights = [getattr(weight, "value", weight) if _is_keras_3(weight) else weight for weight in model.weights]
+    module.form = graph.classifier.form  # the weights: no Keras layer is in it, and nothing of Keras in the file
     module.serving_default = signature(graph.from_bytes, image_bytes)
     module.with_thresholds = signature(graph.from_bytes, image_bytes, thresholds)
     module.pixels = signature(graph.from_pixels, images)
@@ -156,10 +155,6 @@ class _Graph:
             **{key: tf.tensor_scatter_nd_update(value, where, found[key]) for key, value in nothing.items()},
             "valid": valid,
         }
-
-
-def _is_keras_3(weight: Any) -> bool:
-    return not isinstance(weight, tf.Variable)
 
 
 def _write(model: DynamicVisionTransformer, folder: Path, name: str) -> None:

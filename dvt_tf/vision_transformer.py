@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,16 +26,71 @@ class TransformerOutputs(NamedTuple):
     logits: (B, classes), the exit. features: (B, 1 + g g, dim), the last block's output before the final norm.
     relationships: one (B, heads, 1 + g g, 1 + g g) per block, the attention logits with what reuse added to them.
     tokens: (B, 1 + g g, dim), what enters the first block. normalised: `features` after the final norm.
+    A Transformer that is folded for inference gives None for these two, which only training looks at.
     """
 
     logits: tf.Tensor
     features: tf.Tensor
     relationships: list[tf.Tensor]
-    tokens: tf.Tensor
-    normalised: tf.Tensor
+    tokens: Any
+    normalised: Any
 
 
-class VisionTransformer(keras.layers.Layer):
+class TransformerMath:
+    """What a Transformer computes with its parts, in training and folded for inference (`dvt_tf.optimize`)."""
+
+    index: int
+    position: Any
+    blocks: Sequence[Any]
+    norm: Any
+    head: Any
+
+    def run(self, images: tf.Tensor, upstream: TransformerOutputs | None, seed: tf.Tensor | None) -> TransformerOutputs:
+        """As `VisionTransformer`'s call."""
+        features: Mapping[int, tf.Tensor] = {}
+        maps: Mapping[int, tf.Tensor] = {}
+        if self.index:
+            if upstream is None:
+                raise ValueError(
+                    f"Transformer {self.index + 1} of the cascade reuses its upstream's outputs and got none"
+                )
+            features = self._features(upstream.features[:, 1:])  # the class token gives no context
+            maps = self._maps(upstream.relationships)
+        entering = self.position(self._embed(images, seed))  # (B, 1 + g g, dim)
+        tokens, given = entering, []
+        for i, block in enumerate(self.blocks):
+            tokens, logits = block(
+                tokens,
+                features=features.get(i),
+                relationship=self._addend(maps[i], tokens) if i in maps else None,
+                seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, i),
+            )
+            given.append(logits)
+        return TransformerOutputs(*self._leave(entering, tokens, given))
+
+    def _leave(self, entering: tf.Tensor, tokens: tf.Tensor, given: list[tf.Tensor]) -> tuple[Any, ...]:
+        """What enters the first block, leaves the last one, and each gave -> the fields of the outputs."""
+        normalised = self.norm(tokens)
+        return self.head(normalised[:, 0]), tokens, given, entering, normalised
+
+    def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        """(B, S, S, 3) -> (B, g g, dim)."""
+        raise NotImplementedError
+
+    def _features(self, patches: tf.Tensor) -> Mapping[int, tf.Tensor]:
+        """The upstream's patch tokens (B, u u, dim) -> the context (B, 1 + g g, out) of each block that takes one."""
+        raise NotImplementedError
+
+    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
+        """The upstream's logits by block -> the mixed maps, not yet resized, of each block that takes an addend."""
+        raise NotImplementedError
+
+    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        """One block's maps, resized; `tokens` are what enters the block."""
+        raise NotImplementedError
+
+
+class VisionTransformer(TransformerMath, keras.layers.Layer):
     """Transformer `index` of a cascade (Wang et al., 2021, figure 2); those after the first reuse their upstream.
 
     Args:
@@ -120,8 +176,8 @@ class VisionTransformer(keras.layers.Layer):
                     dtype=policy,
                     name="relationship_reuse",
                 )
-        self._feature_blocks, self._relation_blocks = list(feature_blocks), list(relation_blocks)
-        self._source_blocks = list(blocks_of(c.relationship_source, c.depth))
+        self.feature_blocks, self.relation_blocks = list(feature_blocks), list(relation_blocks)
+        self.source_blocks = list(blocks_of(c.relationship_source, c.depth))
         self._build_sublayers()
         super().build(input_shape)
 
@@ -138,36 +194,25 @@ class VisionTransformer(keras.layers.Layer):
             for reuse in self.feature_reuse:
                 reuse.build((None, length - 1, c.dim))
             if self.relationship_reuse is not None:
-                self.relationship_reuse.build([(None, c.num_heads, length, length)] * len(self._source_blocks))
+                self.relationship_reuse.build([(None, c.num_heads, length, length)] * len(self.source_blocks))
 
     def call(
         self, images: tf.Tensor, upstream: TransformerOutputs | None = None, seed: tf.Tensor | None = None
     ) -> TransformerOutputs:
-        features: dict[int, tf.Tensor] = {}
-        relationships: dict[int, tf.Tensor] = {}
-        if self.upstream_grid is not None:
-            if upstream is None:
-                raise ValueError(
-                    f"Transformer {self.index + 1} of the cascade reuses its upstream's outputs and got none"
-                )
-            patches = upstream.features[:, 1:]  # (B, u u, dim): the class token gives no context
-            for i, reuse in zip(self._feature_blocks, self.feature_reuse, strict=True):
-                features[i] = reuse(patches)
-            if self.relationship_reuse is not None:
-                addends = self.relationship_reuse([upstream.relationships[i] for i in self._source_blocks])
-                relationships = dict(zip(self._relation_blocks, addends, strict=True))
-        entering = self.position(self._embed(images, seed))  # (B, 1 + g g, dim)
-        tokens, given = entering, []
-        for i, block in enumerate(self.blocks):
-            tokens, logits = block(
-                tokens,
-                features=features.get(i),
-                relationship=relationships.get(i),
-                seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, i),
-            )
-            given.append(logits)
-        normalised = self.norm(tokens)
-        return TransformerOutputs(self.head(normalised[:, 0]), tokens, given, entering, normalised)
+        return self.run(images, upstream, seed)
+
+    def _features(self, patches: tf.Tensor) -> Mapping[int, tf.Tensor]:
+        return {i: reuse(patches) for i, reuse in zip(self.feature_blocks, self.feature_reuse, strict=True)}
+
+    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
+        if self.relationship_reuse is None:
+            return {}
+        mixed = self.relationship_reuse.mix([relationships[i] for i in self.source_blocks])
+        return dict(zip(self.relation_blocks, mixed, strict=True))
+
+    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        assert self.relationship_reuse is not None
+        return self.relationship_reuse.addend(maps)
 
     def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """(B, S, S, 3) -> (B, g g, dim)."""

@@ -14,7 +14,7 @@ from dvt_tf.adaptive import AdaptiveClassifier
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
 from dvt_tf.exit_rule import NEVER, route
-from dvt_tf.vision_transformer import VisionTransformer
+from dvt_tf.vision_transformer import TransformerMath
 from tests.cascades import confidences_and_predictions, random_images, small_cascade
 
 
@@ -118,13 +118,13 @@ def test_any_number_of_exits(grids: tuple[int, ...]) -> None:
 def test_no_transformer_runs_for_rows_that_left(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     # Counted where the work is done, not where it is reported.
     ran: list[tuple[int, int]] = []
-    original = VisionTransformer.call
+    original = TransformerMath.run
 
-    def counted(self: VisionTransformer, images: Any, upstream: Any = None, seed: Any = None) -> Any:
+    def counted(self: TransformerMath, images: Any, upstream: Any, seed: Any) -> Any:
         tf.py_function(lambda rows: ran.append((self.index + 1, int(rows))), [tf.shape(images)[0]], [])
-        return original(self, images, upstream=upstream, seed=seed)
+        return original(self, images, upstream, seed)
 
-    monkeypatch.setattr(VisionTransformer, "call", counted)
+    monkeypatch.setattr(TransformerMath, "run", counted)
     classifier = AdaptiveClassifier(small_cascade(head=3.0))
 
     def runs(count: int, thresholds: Any) -> list[tuple[int, int]]:
@@ -221,12 +221,22 @@ def test_one_graph_serves_every_batch_and_threshold(case: Case) -> None:
     assert case.classifier._classify.experimental_get_tracing_count() == before == 1
 
 
-def test_new_weights_are_used_at_once() -> None:
+def test_the_weights_are_those_of_the_making() -> None:
     model, images = small_cascade(), random_images(2)
     classifier = AdaptiveClassifier(model, thresholds=[0.0, 0.0])
     before = classifier(images)["probabilities"].numpy()
     model.transformers[0].head.bias.assign(np.arange(7.0))
-    assert np.abs(classifier(images)["probabilities"] - before).max() > 1e-2
+    np.testing.assert_array_equal(classifier(images)["probabilities"], before)
+    anew = AdaptiveClassifier(model, thresholds=[0.0, 0.0])
+    assert np.abs(anew(images)["probabilities"] - before).max() > 1e-2
+
+
+def test_the_precision_is_the_models_own_unless_told() -> None:
+    assert AdaptiveClassifier(small_cascade()).form.precision == "float32"
+    assert AdaptiveClassifier(small_cascade(dtype="mixed_bfloat16")).form.precision == "bfloat16"
+    assert AdaptiveClassifier(small_cascade(), precision="bfloat16").form.precision == "bfloat16"
+    with pytest.raises(ValueError, match="float32 or bfloat16, not 'half'"):
+        AdaptiveClassifier(small_cascade(), precision="half")
 
 
 def test_mixed_bfloat16_leaves_early_too() -> None:

@@ -41,6 +41,14 @@ def test_every_logit_of_every_exit_agrees(case: Case) -> None:
         np.testing.assert_allclose(logits, published, rtol=0, atol=TOLERANCE, err_msg=f"exit {k + 1}")
 
 
+def test_every_logit_of_the_folded_inference_form_agrees(case: Case) -> None:
+    folded = case.model.optimized()(tf.constant(case.images))
+    for k, published in enumerate(case.published["logits"]):
+        logits = folded[f"exit_{k + 1}"]
+        np.testing.assert_allclose(logits, published, rtol=0, atol=TOLERANCE, err_msg=f"exit {k + 1}")
+        np.testing.assert_allclose(logits, case.outputs[k].logits, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_tokens_after_the_patch_embedding_agree(case: Case, k: int) -> None:
     transformer = case.model.transformers[k]

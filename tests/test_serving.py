@@ -184,17 +184,18 @@ def test_no_transformer_runs_for_rows_that_are_gone(model: DynamicVisionTransfor
     """Counted in the graph that is exported: each Transformer's rows, by an operation of its own."""
     seen: list[list[int]] = [[] for _ in range(3)]
     graph = serving.serving_module(model)
-    originals = [transformer.call for transformer in model.transformers]
+    transformers = graph.form.transformers
+    originals = [transformer.run for transformer in transformers]
 
     def counting(k: int) -> Any:
-        def call(images: tf.Tensor, *rest: Any, **more: Any) -> Any:
+        def run(images: tf.Tensor, *rest: Any) -> Any:
             tf.numpy_function(lambda rows: seen[k].append(int(rows)), [tf.shape(images)[0]], [])
-            return originals[k](images, *rest, **more)
+            return originals[k](images, *rest)
 
-        return call
+        return run
 
-    for k, transformer in enumerate(model.transformers):
-        transformer.call = counting(k)
+    for k, transformer in enumerate(transformers):
+        transformer.run = counting(k)
     try:
         good = good_files(4)
         rows = np.array([[0.0, 0.0], [NEVER, 0.0], [NEVER, 0.0], [NEVER, NEVER]], np.float32)
@@ -202,8 +203,8 @@ def test_no_transformer_runs_for_rows_that_are_gone(model: DynamicVisionTransfor
         graph.with_thresholds(tf.constant([b"", b"x"]), tf.constant(rows[:2]))
         graph.with_thresholds(tf.constant(good[:2]), tf.zeros((2, 2)))
     finally:
-        for transformer, original in zip(model.transformers, originals, strict=True):
-            transformer.call = original
+        for transformer, original in zip(transformers, originals, strict=True):
+            transformer.run = original
     assert seen == [[4, 2], [3], [1]]
 
 

@@ -8,7 +8,35 @@ import tensorflow as tf
 from tensorflow import keras
 
 
-class Attention(keras.layers.Layer):
+class AttentionMath:
+    """What attention computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
+
+    num_heads; qkv: tokens -> (B, N, 3 D); projection: (B, N, D) -> (B, N, D); scale: of the queries, 1 where it is in
+    the weights already.
+    """
+
+    num_heads: int
+    qkv: Any
+    projection: Any
+    scale: float
+
+    def attend(self, tokens: tf.Tensor, relationship: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """(B, N, D) and (B, heads, N, N) or None -> (B, N, D), logits (B, heads, N, N) float32."""
+        qkv = self.qkv(tokens)
+        length, dim = tf.shape(tokens)[1], qkv.shape[-1] // 3
+        qkv = tf.reshape(qkv, (-1, length, 3, self.num_heads, dim // self.num_heads))
+        query, key, value = tf.unstack(tf.transpose(qkv, (2, 0, 3, 1, 4)))  # each (B, heads, N, width)
+        if self.scale != 1:
+            query *= tf.cast(self.scale, query.dtype)
+        logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)  # (B, heads, N, N)
+        if relationship is not None:
+            logits += relationship
+        mixed = tf.matmul(tf.cast(tf.nn.softmax(logits), value.dtype), value)  # (B, heads, N, width)
+        mixed = tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (-1, length, dim))
+        return self.projection(mixed), logits
+
+
+class Attention(AttentionMath, keras.layers.Layer):
     """Multi-head self-attention (Vaswani et al., 2017) with an addend on its logits (Wang et al., 2021, section 3.3).
 
     Args:
@@ -27,6 +55,7 @@ class Attention(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         self.dim = int(input_shape[-1])
+        self.scale = (self.dim // self.num_heads) ** -0.5
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.qkv = keras.layers.Dense(
             3 * self.dim, use_bias=self.qkv_bias, kernel_initializer=start, dtype=self.dtype_policy, name="qkv"
@@ -42,16 +71,7 @@ class Attention(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, tokens: tf.Tensor, relationship: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        length, width = tf.shape(tokens)[1], self.dim // self.num_heads
-        qkv = tf.reshape(self.qkv(tokens), (-1, length, 3, self.num_heads, width))
-        query, key, value = tf.unstack(tf.transpose(qkv, (2, 0, 3, 1, 4)))  # each (B, heads, N, width)
-        logits = tf.matmul(query * tf.cast(width**-0.5, query.dtype), key, transpose_b=True)
-        logits = tf.cast(logits, tf.float32)  # (B, heads, N, N)
-        if relationship is not None:
-            logits += relationship
-        mixed = tf.matmul(tf.cast(tf.nn.softmax(logits), value.dtype), value)  # (B, heads, N, width)
-        mixed = tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (-1, length, self.dim))
-        return self.projection(mixed), logits
+        return self.attend(tokens, relationship)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads, "qkv_bias": self.qkv_bias}

@@ -26,6 +26,15 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
     return kernel, surplus // 2
 
 
+def cut_patches(images: tf.Tensor, grid: int, size: int, padding: int) -> tf.Tensor:
+    """Patches that neither overlap nor leave anything out, with zero padding: (B, S, S, 3) -> (B g g, size size 3)."""
+    if padding:
+        images = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    patches = tf.reshape(images, (-1, grid, size, grid, size * 3))  # (B, row, y, column, x and channel)
+    patches = tf.transpose(patches, (0, 1, 3, 2, 4))  # (B, row, column, y, x and channel)
+    return tf.reshape(patches, (-1, size * size * 3))
+
+
 class PatchEmbedding(keras.layers.Layer):
     """Cuts an image into grid x grid patches and projects each to a token (Dosovitskiy et al., 2020; DeiT, 2021).
 
@@ -53,14 +62,9 @@ class PatchEmbedding(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        size, pad, grid = self.kernel_size, self.padding, self.grid
-        images = tf.cast(images, self.compute_dtype)
-        if pad:
-            images = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
         # Kernel equals stride, so the convolution is one matmul over cut-out patches.
-        patches = tf.reshape(images, (-1, grid, size, grid, size * 3))  # (B, row, y, column, x and channel)
-        patches = tf.transpose(patches, (0, 1, 3, 2, 4))  # (B, row, column, y, x and channel)
-        patches = tf.reshape(patches, (-1, size * size * 3))  # (B g g, kernel kernel 3)
+        size, grid = self.kernel_size, self.grid
+        patches = cut_patches(tf.cast(images, self.compute_dtype), grid, size, self.padding)
         kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), (size * size * 3, self.dim))
         tokens = tf.nn.bias_add(tf.matmul(patches, kernel), tf.cast(self.bias, self.compute_dtype))
         return tf.reshape(tokens, (-1, grid * grid, self.dim))  # (B, g g, dim)

@@ -15,7 +15,21 @@ from dvt_tf.layers.mlp import MLP
 _DIVISION_EPSILON = 1e-8
 
 
-class PositiveRandomFeatures(keras.layers.Layer):
+class RandomFeaturesMath:
+    """What `PositiveRandomFeatures` computes; frequencies: (m, D), count: m."""
+
+    frequencies: Any
+    count: int
+
+    def run(self, vectors: tf.Tensor) -> tf.Tensor:
+        """(B, N, D) -> (B, N, m) float32."""
+        vectors = tf.cast(vectors, tf.float32)
+        half_norm = 0.5 * tf.reduce_sum(tf.square(vectors), -1, keepdims=True)  # (B, N, 1)
+        along = tf.matmul(vectors, tf.convert_to_tensor(self.frequencies), transpose_b=True)  # (B, N, m)
+        return tf.exp(along - half_norm) * (1 / math.sqrt(self.count))
+
+
+class PositiveRandomFeatures(RandomFeaturesMath, keras.layers.Layer):
     """f(x) = exp(w x - |x|^2 / 2) / sqrt(m), whose dot products f(x) . f(y) are exp(x . y) on average over w.
 
     Choromanski et al., 2021 (arXiv 2009.14794), lemma 1. w (m, D) is stored with the weights and never trained.
@@ -41,16 +55,43 @@ class PositiveRandomFeatures(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
-        vectors = tf.cast(vectors, tf.float32)
-        half_norm = 0.5 * tf.reduce_sum(tf.square(vectors), -1, keepdims=True)  # (B, N, 1)
-        along = tf.matmul(vectors, tf.convert_to_tensor(self.frequencies), transpose_b=True)  # (B, N, m)
-        return tf.exp(along - half_norm) * (1 / math.sqrt(self.count))
+        return self.run(vectors)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "count": self.count}
 
 
-class Performer(keras.layers.Layer):
+class PerformerMath:
+    """What a performer computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
+
+    norm1: of the patches; kqv: those -> (B, N, 3 dim); features: `PositiveRandomFeatures`; projection, mlp: (B, N, dim)
+    -> the same; norm2.
+    """
+
+    norm1: Any
+    kqv: Any
+    features: Any
+    projection: Any
+    norm2: Any
+    mlp: Any
+
+    def run(self, patches: Any, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """As `Performer`'s call."""
+        kqv = tf.cast(self.kqv(self.norm1(patches)), tf.float32)  # (B, N, 3 dim)
+        keys, queries, values = tf.split(kqv, 3, axis=-1)  # each (B, N, dim), in the published order
+        keys, queries = self.features(keys), self.features(queries)  # (B, N, m)
+        mixed = tf.matmul(keys, values, transpose_a=True)  # (B, m, dim)
+        total = tf.reduce_sum(keys, 1, keepdims=True)  # (B, 1, m)
+        weight = tf.matmul(queries, total, transpose_b=True) + _DIVISION_EPSILON  # (B, N, 1)
+        attended = tf.matmul(queries, mixed) / weight  # (B, N, dim)
+        tokens = values + self._drop(self.projection(attended), seed, 0)
+        return tokens + self._drop(self.mlp(self.norm2(tokens)), seed, 1)
+
+    def _drop(self, branch: tf.Tensor, seed: tf.Tensor | None, which: int) -> tf.Tensor:
+        return tf.cast(branch, tf.float32)
+
+
+class Performer(PerformerMath, keras.layers.Layer):
     """Linear-time attention by positive random features, then an MLP (Yuan et al., 2021, arXiv 2101.11986).
 
     With f the positive random features, the attended values are f(q) (f(k)^T v) / (f(q) sum f(k) + 1e-8). The first
@@ -109,18 +150,10 @@ class Performer(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, patches: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        kqv = tf.cast(self.kqv(self.norm1(patches)), tf.float32)  # (B, N, 3 dim)
-        keys, queries, values = tf.split(kqv, 3, axis=-1)  # each (B, N, dim), in the published order
-        keys, queries = self.features(keys), self.features(queries)  # (B, N, m)
-        mixed = tf.matmul(keys, values, transpose_a=True)  # (B, m, dim)
-        total = tf.reduce_sum(keys, 1, keepdims=True)  # (B, 1, m)
-        weight = tf.matmul(queries, total, transpose_b=True) + _DIVISION_EPSILON  # (B, N, 1)
-        attended = tf.matmul(queries, mixed) / weight  # (B, N, dim)
-        tokens = values + self._drop(self.projection(attended), seed, 0)
-        return tokens + self._drop(self.mlp(self.norm2(tokens)), seed, 1)
+        return self.run(patches, seed)
 
     def _drop(self, branch: tf.Tensor, seed: tf.Tensor | None, which: int) -> tf.Tensor:
-        branch = tf.cast(branch, tf.float32)
+        branch = super()._drop(branch, seed, which)
         if seed is None or not self.dropout_rate:
             return branch
         return self.dropout(branch, seed=tf.random.experimental.stateless_fold_in(seed, which))

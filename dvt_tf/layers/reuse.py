@@ -134,7 +134,8 @@ class RelationshipReuse(keras.layers.Layer):
         num_heads: heads of a downstream block.
 
     Call: upstream logits in block order, each (B, heads, 1 + source^2, 1 + source^2) float32 -> a list of
-    `num_blocks` addends (B, num_heads, 1 + target^2, 1 + target^2) float32, in block order.
+    `num_blocks` addends (B, num_heads, 1 + target^2, 1 + target^2) float32, in block order. `mix` and `addend` are its
+    two halves, for those who want one addend at a time.
     """
 
     def __init__(self, source: int, target: int, hidden: int, num_blocks: int, num_heads: int, **kwargs: Any) -> None:
@@ -158,14 +159,22 @@ class RelationshipReuse(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        # Resized block by block: the least memory, and no slower than all at once.
+        return [self.addend(maps) for maps in self.mix(relationships)]
+
+    def mix(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Upstream logits -> `num_blocks` maps (B, num_heads, 1 + source^2, 1 + source^2) in the compute dtype."""
         length = 1 + self.source**2
         maps = tf.concat([tf.cast(logits, self.compute_dtype) for logits in relationships], 1)  # (B, C, S, S)
         maps = tf.reshape(maps, (-1, maps.shape[1], length * length))  # (B, C, S S)
         maps = gelu(self._mix(maps, self.kernel1, self.bias1))  # (B, hidden, S S)
         maps = self._mix(maps, self.kernel2, self.bias2)  # (B, blocks heads, S S)
         maps = tf.reshape(maps, (-1, self.num_blocks, self.num_heads, length, length))
-        # Resized block by block: the least memory, and no slower than all at once.
-        return [tf.cast(self.resize(block), tf.float32) for block in tf.unstack(maps, axis=1)]
+        return tf.unstack(maps, axis=1)
+
+    def addend(self, maps: tf.Tensor) -> tf.Tensor:
+        """One block's maps -> (B, num_heads, 1 + target^2, 1 + target^2) float32."""
+        return tf.cast(self.resize(maps), tf.float32)
 
     def _mix(self, maps: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
         # The bias rides along as one more input channel of ones: its gradient is then part of a matmul, not a slow sum.

@@ -36,7 +36,30 @@ def soft_split(maps: tf.Tensor, kernel: int, stride: int, padding: int) -> tf.Te
     return tf.reshape(patches, (-1, side * side, kernel * kernel * channels))
 
 
-class TokensToToken(keras.layers.Layer):
+class TokensToTokenMath:
+    """What tokens-to-token computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
+
+    splits: (kernel, stride, padding) of each; sides: patches a side after each; performers: patches, seed -> (B, N,
+    performer_dim); projection: patches -> (B, g g, dim); split: `soft_split`, or what folded performers take instead.
+    """
+
+    splits: Sequence[Sequence[int]]
+    sides: Sequence[int]
+    performers: Sequence[Any]
+    projection: Any
+    split: Any = staticmethod(soft_split)
+
+    def run(self, images: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """As `TokensToToken`'s call."""
+        maps = images  # (B, S, S, 3)
+        for i, performer in enumerate(self.performers):
+            own_seed = None if seed is None else tf.random.experimental.stateless_fold_in(seed, i)
+            tokens = performer(self.split(maps, *self.splits[i]), seed=own_seed)  # (B, s s, performer_dim)
+            maps = tf.reshape(tokens, (-1, self.sides[i], self.sides[i], tokens.shape[-1]))
+        return self.projection(self.split(maps, *self.splits[-1]))  # (B, g g, dim)
+
+
+class TokensToToken(TokensToTokenMath, keras.layers.Layer):
     """An image to tokens by soft split, performer, soft split, performer, soft split, Linear (T2T-ViT, section 3.1).
 
     Args:
@@ -99,12 +122,7 @@ class TokensToToken(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, images: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        maps = images  # (B, S, S, 3)
-        for i, performer in enumerate(self.performers):
-            own_seed = None if seed is None else tf.random.experimental.stateless_fold_in(seed, i)
-            tokens = performer(soft_split(maps, *self.splits[i]), seed=own_seed)  # (B, s s, performer_dim)
-            maps = tf.reshape(tokens, (-1, self.sides[i], self.sides[i], self.performer_dim))
-        return self.projection(soft_split(maps, *self.splits[-1]))  # (B, g g, dim)
+        return self.run(images, seed)
 
     def get_config(self) -> dict[str, Any]:
         return {

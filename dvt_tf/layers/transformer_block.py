@@ -12,7 +12,38 @@ from dvt_tf.layers.drop_path import DropPath
 from dvt_tf.layers.mlp import MLP
 
 
-class TransformerBlock(keras.layers.Layer):
+class BlockMath:
+    """What a block computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
+
+    norm1 and norm2: (B, N, any) -> the same; attention: see `Attention`; mlp: (B, N, D + reuse_dim) -> (B, N, D);
+    reuse_dim: channels of features, 0 for none.
+    """
+
+    name: str
+    norm1: Any
+    attention: Any
+    norm2: Any
+    mlp: Any
+    reuse_dim: int
+
+    def run(
+        self, tokens: tf.Tensor, features: tf.Tensor | None, relationship: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `TransformerBlock`'s call."""
+        branch, logits = self.attention(self.norm1(tokens), relationship=relationship)
+        tokens += self._drop(branch, seed, 0)
+        entering = tokens
+        if self.reuse_dim:
+            if features is None:
+                raise ValueError(f"{self.name} reuses {self.reuse_dim} channels of upstream features and got none")
+            entering = tf.concat([tokens, features], -1)  # (B, N, D + reuse_dim)
+        return tokens + self._drop(self.mlp(self.norm2(entering)), seed, 1), logits
+
+    def _drop(self, branch: tf.Tensor, seed: tf.Tensor | None, which: int) -> tf.Tensor:
+        return tf.cast(branch, tf.float32)
+
+
+class TransformerBlock(BlockMath, keras.layers.Layer):
     """x + Attention(LayerNorm(x)), then x + MLP(LayerNorm(x)), with reuse (Wang et al., 2021, section 3.3).
 
     Args:
@@ -66,18 +97,10 @@ class TransformerBlock(keras.layers.Layer):
         relationship: tf.Tensor | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        branch, logits = self.attention(self.norm1(tokens), relationship=relationship)
-        tokens += self._drop(branch, seed, 0)
-        entering = tokens
-        if self.reuse_dim:
-            if features is None:
-                raise ValueError(f"{self.name} reuses {self.reuse_dim} channels of upstream features and got none")
-            entering = tf.concat([tokens, features], -1)  # (B, N, D + reuse_dim)
-        branch = self.mlp(self.norm2(entering))
-        return tokens + self._drop(branch, seed, 1), logits
+        return self.run(tokens, features, relationship, seed)
 
     def _drop(self, branch: tf.Tensor, seed: tf.Tensor | None, which: int) -> tf.Tensor:
-        branch = tf.cast(branch, tf.float32)
+        branch = super()._drop(branch, seed, which)
         if seed is None or not self.drop_path_rate:
             return branch
         return self.drop_path(branch, seed=tf.random.experimental.stateless_fold_in(seed, which))

@@ -1,0 +1,410 @@
+"""A trained cascade to its folded inference form: the same mathematics, in fewer passes over memory.
+
+A transformation of the weights, as folding batch norms is: what a Transformer computes stands in the layers alone
+(`TransformerMath`, `BlockMath`, ...), and here are other parts for it to compute with. Folded are
+
+- every norm's scale and shift, into the matmul behind it; with that kernel's columns centred, the mean need not be
+  subtracted from the tokens either, and all that is left of a norm is one factor a token;
+- the queries' scale, into their weights;
+- bias and exact GELU, into the matmul before them: TensorFlow's own fusion, which wants flat (rows, channels) tensors
+  and a bias of known size;
+- a soft split with the norm and matmul behind it, into a convolution: the patches themselves are never laid out, and
+  the deviation of each comes from box filters;
+- the feature reuse of all blocks, into one wide matmul: their norms see the same tokens;
+- the final norm, to the class token, which alone is looked at.
+
+The resize of the relationships runs block by block, when its block does, so that one block's maps are alive at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dvt_tf.layers.attention import AttentionMath
+from dvt_tf.layers.patch_embedding import cut_patches
+from dvt_tf.layers.performer import PerformerMath, RandomFeaturesMath
+from dvt_tf.layers.reuse import resize_matrix
+from dvt_tf.layers.tokens_to_token import TokensToTokenMath
+from dvt_tf.layers.transformer_block import BlockMath
+from dvt_tf.vision_transformer import TransformerMath, TransformerOutputs, VisionTransformer
+
+if TYPE_CHECKING:
+    from dvt_tf.cascade import DynamicVisionTransformer
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class FoldedCascade(tf.Module):
+    """A cascade for inference alone, with weights of its own: changing the model's afterwards does not change it.
+
+    Args:
+        model: the cascade, built.
+        precision: `"float32"`, equal to the model to 2e-5 on every logit, or `"bfloat16"`: matmuls in bfloat16, and
+            norms, softmax and the residual stream in float32.
+
+    Raises:
+        ValueError: another precision.
+    """
+
+    def __init__(self, model: DynamicVisionTransformer, precision: str = "float32") -> None:
+        super().__init__(name="folded_cascade")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, not {precision!r}")
+        model.build()
+        self.config = model.config
+        self.precision = precision
+        self.transformers = [_Transformer(transformer, tf.as_dtype(precision)) for transformer in model.transformers]
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Images (B, S, S, 3) float32, normalised -> {"exit_1": (B, classes), ...} float32 logits, as the model."""
+        outputs: list[TransformerOutputs] = []
+        for transformer in self.transformers:
+            outputs.append(transformer(images, upstream=outputs[-1] if outputs else None))
+        return {f"exit_{i + 1}": out.logits for i, out in enumerate(outputs)}
+
+
+class _Dense(tf.Module):
+    """inputs (..., in) -> (..., out) in `dtype`: a flat matmul with bias and, if asked, exact GELU, fused."""
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, dtype: tf.DType, gelu: bool = False) -> None:
+        super().__init__()
+        out = kernel.shape[1]
+        self.kernel = tf.Variable(tf.cast(kernel, dtype), trainable=False)
+        self.bias = tf.Variable(tf.cast(np.zeros(out) if bias is None else bias, dtype), trainable=False)
+        self.dtype, self.gelu, self.out = dtype, gelu, out
+
+    def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+        flat = tf.reshape(tf.cast(inputs, self.dtype), (-1, inputs.shape[-1]))
+        # Of a variable's bias the graph's optimiser does not know the size, and then it fuses nothing.
+        bias = tf.ensure_shape(self.bias, (self.out,))
+        outputs = tf.nn.bias_add(tf.matmul(flat, self.kernel), bias)
+        if self.gelu:
+            outputs = tf.nn.gelu(outputs)
+        return tf.reshape(outputs, (*_sizes(inputs)[:-1], self.out))
+
+
+def _sizes(tensor: tf.Tensor) -> list[Any]:
+    """The sizes of all axes, plain numbers where they are known; only the first may be unknown."""
+    return [-1 if size is None else size for size in tensor.shape]
+
+
+class _Standardise:
+    """(B, N, D) -> the same in `dtype`, divided by its deviation over the channels: the rest of the norm is folded."""
+
+    def __init__(self, epsilon: float, dtype: tf.DType) -> None:
+        self.epsilon, self.dtype = epsilon, dtype
+
+    def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(tokens, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(tokens), -1, keepdims=True) - tf.square(mean)
+        return tf.cast(tokens * tf.math.rsqrt(tf.maximum(variance, 0.0) + self.epsilon), self.dtype)
+
+
+def _after(norm: Any, kernel: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias that do on standardised inputs what these do behind a norm: scale and shift in, columns centred.
+
+    In float64; (D, out) and (out,).
+    """
+    folded = kernel * _array(norm.gamma)[:, None]
+    return folded - folded.mean(0), _array(norm.beta) @ kernel + (0.0 if bias is None else bias)
+
+
+def _array(weight: Any) -> np.ndarray:
+    return np.asarray(tf.convert_to_tensor(weight), np.float64)
+
+
+def _kernel_of(dense: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    return _array(dense.kernel), None if dense.bias is None else _array(dense.bias)
+
+
+def _dense(dense: Any, dtype: tf.DType, norm: Any = None, gelu: bool = False) -> _Dense:
+    """The folded form of a `Dense`, behind a norm or not."""
+    kernel, bias = _kernel_of(dense)
+    if norm is not None:
+        kernel, bias = _after(norm, kernel, bias)
+    return _Dense(kernel, bias, dtype, gelu)
+
+
+class _MLP(tf.Module):
+    """The MLP behind a norm: (B, N, D) standardised -> (B, N, out)."""
+
+    def __init__(self, mlp: Any, norm: Any, dtype: tf.DType) -> None:
+        super().__init__()
+        self.fc1 = _dense(mlp.fc1, dtype, norm, gelu=True)
+        self.fc2 = _dense(mlp.fc2, dtype)
+
+    def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
+        return self.fc2(self.fc1(tokens))
+
+
+class _Attention(AttentionMath, tf.Module):
+    scale = 1.0
+
+    def __init__(self, attention: Any, norm: Any, dtype: tf.DType) -> None:
+        super().__init__()
+        kernel, bias = _after(norm, *_kernel_of(attention.qkv))
+        queries = slice(0, attention.dim)
+        kernel[:, queries] *= attention.scale
+        bias[queries] *= attention.scale
+        self.num_heads = attention.num_heads
+        self.qkv = _Dense(kernel, bias, dtype)
+        self.projection = _dense(attention.projection, dtype)
+
+    def __call__(self, tokens: tf.Tensor, relationship: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.attend(tokens, relationship)
+
+
+class _Block(BlockMath, tf.Module):
+    def __init__(self, block: Any, dtype: tf.DType) -> None:
+        super().__init__(name=block.name)
+        self.reuse_dim = block.reuse_dim
+        self.norm1 = _Standardise(block.norm_epsilon, dtype)
+        self.attention = _Attention(block.attention, block.norm1, dtype)
+        self.norm2 = _Standardise(block.norm_epsilon, dtype)
+        self.mlp = _MLP(block.mlp, block.norm2, dtype)
+
+    def __call__(
+        self,
+        tokens: tf.Tensor,
+        features: tf.Tensor | None = None,
+        relationship: tf.Tensor | None = None,
+        seed: None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.run(tokens, features, relationship, seed)
+
+
+class _Windows(NamedTuple):
+    """A soft split that is not laid out: the maps (B, S, S, C), zero padding included, and its kernel and stride.
+
+    factor: (B, s, s, 1) float32, of each patch by its norm; None before that.
+    """
+
+    maps: tf.Tensor
+    kernel: int
+    stride: int
+    factor: tf.Tensor | None = None
+
+
+def _windows(maps: tf.Tensor, kernel: int, stride: int, padding: int) -> _Windows:
+    """In place of `soft_split`."""
+    around = [padding, padding]
+    return _Windows(tf.pad(maps, [[0, 0], around, around, [0, 0]]), kernel, stride)
+
+
+class _StandardiseWindows:
+    """One over the deviation of every patch, from box filters over the maps and their squares.
+
+    In float64 over pixels: in an even patch of an image next to nothing is left of two large numbers. Where a patch is
+    even altogether the factor is 0, as nothing is left of it behind a norm but rounding.
+    """
+
+    _EVEN = 1e-12  # variance
+
+    def __init__(self, epsilon: float, dtype: tf.DType) -> None:
+        self.epsilon, self.dtype = epsilon, dtype
+
+    def __call__(self, windows: _Windows) -> _Windows:
+        maps = tf.cast(windows.maps, self.dtype)
+        moments = tf.stack([tf.reduce_mean(maps, -1), tf.reduce_mean(tf.square(maps), -1)], 1)  # (B, 2, S, S)
+        boxes = tf.constant(_boxes(maps.shape[1], windows.kernel, windows.stride), self.dtype)  # (S, s)
+        moments = tf.matmul(boxes, tf.matmul(moments, boxes), transpose_a=True)  # (B, 2, s, s)
+        variance = tf.maximum(moments[:, 1] - tf.square(moments[:, 0]), 0.0)
+        factor = tf.where(variance > self._EVEN, tf.math.rsqrt(variance + self.epsilon), tf.zeros_like(variance))
+        return windows._replace(factor=tf.cast(factor, tf.float32)[..., None])
+
+
+def _boxes(size: int, kernel: int, stride: int) -> np.ndarray:
+    """The mean over windows along one axis, as a matrix (size, windows)."""
+    starts = np.arange(0, size - kernel + 1, stride)
+    place = np.arange(size)[:, None]
+    return ((place >= starts) & (place < starts + kernel)) / kernel
+
+
+class _Convolution(tf.Module):
+    """Windows -> (B, s s, out): what a matmul over laid out patches gives, times the factor of each, and a bias."""
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, side: int, dtype: tf.DType) -> None:
+        super().__init__()
+        out = kernel.shape[1]
+        self.kernel = tf.Variable(tf.cast(kernel.reshape(side, side, -1, out), dtype), trainable=False)
+        self.bias = tf.Variable(tf.cast(np.zeros(out) if bias is None else bias, tf.float32), trainable=False)
+        self.dtype, self.out = dtype, out
+
+    def __call__(self, windows: _Windows) -> tf.Tensor:
+        outputs = tf.nn.conv2d(tf.cast(windows.maps, self.dtype), self.kernel, windows.stride, "VALID")
+        outputs = tf.cast(outputs, tf.float32)
+        if windows.factor is not None:
+            outputs *= windows.factor
+        return tf.reshape(outputs + self.bias, (-1, outputs.shape[1] * outputs.shape[2], self.out))
+
+
+class _RandomFeatures(RandomFeaturesMath, tf.Module):
+    def __init__(self, features: Any) -> None:
+        super().__init__()
+        self.count = features.count
+        self.frequencies = tf.Variable(tf.cast(_array(features.frequencies), tf.float32), trainable=False)
+
+    def __call__(self, vectors: tf.Tensor) -> tf.Tensor:
+        return self.run(vectors)
+
+
+class _Performer(PerformerMath, tf.Module):
+    """A performer behind a soft split of maps with a kernel of `side`; `first`: the maps are pixels."""
+
+    def __init__(self, performer: Any, side: int, first: bool, dtype: tf.DType) -> None:
+        super().__init__()
+        self.norm1 = _StandardiseWindows(performer.norm_epsilon, tf.float64 if first else tf.float32)
+        kernel, bias = _after(performer.norm1, *_kernel_of(performer.kqv))
+        # Rounded to bfloat16, centred columns are so no longer, and even patches of pixels need them to be.
+        self.kqv = _Convolution(kernel, bias, side, tf.float32 if first else dtype)
+        self.features = _RandomFeatures(performer.features)
+        self.projection = _dense(performer.projection, dtype)
+        self.norm2 = _Standardise(performer.norm_epsilon, dtype)
+        self.mlp = _MLP(performer.mlp, performer.norm2, dtype)
+
+    def __call__(self, patches: Any, seed: None = None) -> tf.Tensor:
+        return self.run(patches, seed)
+
+
+class _TokensToToken(TokensToTokenMath, tf.Module):
+    split = staticmethod(_windows)
+
+    def __init__(self, embedding: Any, dtype: tf.DType) -> None:
+        super().__init__()
+        self.splits, self.sides = embedding.splits, embedding.sides
+        self.performers = [
+            _Performer(performer, self.splits[i][0], i == 0, dtype) for i, performer in enumerate(embedding.performers)
+        ]
+        self.projection = _Convolution(*_kernel_of(embedding.projection), self.splits[-1][0], dtype)
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return self.run(images)
+
+
+class _PatchEmbedding(tf.Module):
+    def __init__(self, embedding: Any, dtype: tf.DType) -> None:
+        super().__init__()
+        self.geometry = (embedding.grid, embedding.kernel_size, embedding.padding)
+        kernel = _array(embedding.kernel)
+        self.projection = _Dense(kernel.reshape(-1, kernel.shape[-1]), _array(embedding.bias), dtype)
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        tokens = self.projection(cut_patches(tf.cast(images, self.projection.dtype), *self.geometry))
+        return tf.reshape(tokens, (-1, self.geometry[0] ** 2, tokens.shape[-1]))
+
+
+class _Position(tf.Module):
+    """Tokens (B, g g, D) -> (B, 1 + g g, D) float32: the class token is part of the table that is added."""
+
+    def __init__(self, position: Any) -> None:
+        super().__init__()
+        table = np.array(np.broadcast_to(_array(position.positions), (1, 1 + position.grid**2, position.dim)))
+        table[:, 0] += _array(position.class_token)[0]
+        self.table = tf.Variable(tf.cast(table, tf.float32), trainable=False)
+
+    def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
+        return tf.pad(tf.cast(tokens, tf.float32), [[0, 0], [1, 0], [0, 0]]) + self.table
+
+
+class _FeatureReuse(tf.Module):
+    """The feature reuse of all blocks at once: patches (B, u u, D) -> a context (B, 1 + g g, out) for each."""
+
+    def __init__(self, layers: Sequence[Any], dtype: tf.DType) -> None:
+        super().__init__()
+        first = layers[0]
+        self.count, self.hidden = len(layers), first.hidden
+        self.norm = _Standardise(first.norm_epsilon, dtype)
+        folded = [_after(layer.norm, *_kernel_of(layer.mlp.fc1)) for layer in layers]
+        kernel, bias = np.concatenate([k for k, _ in folded], 1), np.concatenate([b for _, b in folded])
+        self.fc1 = _Dense(kernel, bias, dtype, gelu=True)  # D -> count hidden
+        kernels = np.stack([_array(layer.mlp.fc2.kernel) for layer in layers])
+        self.kernels = tf.Variable(tf.cast(kernels, dtype), trainable=False)  # (count, hidden, out)
+        biases = np.stack([_array(layer.mlp.fc2.bias) for layer in layers])[:, None, None]
+        self.biases = tf.Variable(tf.cast(biases, tf.float32), trainable=False)  # (count, 1, 1, out)
+        self.matrix = resize_matrix(first.source, first.target, class_token=False)
+
+    def __call__(self, patches: tf.Tensor) -> list[tf.Tensor]:
+        length = patches.shape[1]
+        hidden = tf.reshape(self.fc1(self.norm(patches)), (-1, self.count, self.hidden))  # (B u u, count, hidden)
+        context = tf.matmul(tf.transpose(hidden, (1, 0, 2)), self.kernels)  # (count, B u u, out)
+        context = tf.reshape(tf.cast(context, tf.float32), (self.count, -1, length, context.shape[-1]))
+        context = tf.matmul(self.matrix, context) + self.biases  # (count, B, g g, out); the matrix's rows sum to 1
+        return tf.unstack(tf.pad(context, [[0, 0], [0, 0], [1, 0], [0, 0]]))
+
+
+class _RelationshipReuse(tf.Module):
+    """The mixing with channels last, where matmul, bias and GELU are one, and the resize by two flat matmuls."""
+
+    def __init__(self, reuse: Any, dtype: tf.DType) -> None:
+        super().__init__()
+        self.num_blocks, self.num_heads, self.length = reuse.num_blocks, reuse.num_heads, 1 + reuse.source**2
+        self.mix1 = _Dense(_array(reuse.kernel1).T, _array(reuse.bias1)[:, 0], dtype, gelu=True)
+        self.mix2 = _Dense(_array(reuse.kernel2).T, _array(reuse.bias2)[:, 0], dtype)
+        self.matrix = resize_matrix(reuse.source, reuse.target, class_token=True)  # (T, S)
+        self.dtype = dtype
+
+    def mix(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Upstream logits, each (B, heads, S, S) -> for each block (B, heads, S, S), the axes of tokens swapped."""
+        length = self.length
+        maps = tf.concat([tf.cast(logits, self.dtype) for logits in relationships], 1)  # (B, C, S, S)
+        maps = tf.reshape(maps, (-1, maps.shape[1], length * length))
+        maps = self.mix2(self.mix1(tf.transpose(maps, (0, 2, 1))))  # (B, S S, blocks heads)
+        maps = tf.reshape(maps, (-1, length, length, self.num_blocks, self.num_heads))
+        return tf.unstack(tf.transpose(maps, (3, 0, 4, 2, 1)))
+
+    def addend(self, maps: tf.Tensor) -> tf.Tensor:
+        """One block's maps, as `mix` gives them -> (B, heads, T, T) float32."""
+        matrix = tf.constant(self.matrix.T, self.dtype)  # (S, T)
+        target = self.matrix.shape[0]
+        flat = tf.matmul(tf.reshape(maps, (-1, self.length)), matrix)  # (B heads S, T)
+        maps = tf.transpose(tf.reshape(flat, (-1, self.length, target)), (0, 2, 1))  # (B heads, T, S)
+        flat = tf.matmul(tf.reshape(maps, (-1, self.length)), matrix)  # (B heads T, T)
+        return tf.cast(tf.reshape(flat, (-1, self.num_heads, target, target)), tf.float32)
+
+
+class _Transformer(TransformerMath, tf.Module):
+    """One Transformer, folded. Call: as `VisionTransformer`, without a seed."""
+
+    def __init__(self, transformer: VisionTransformer, dtype: tf.DType) -> None:
+        super().__init__(name=transformer.name)
+        self.config, self.index, self.grid = transformer.config, transformer.index, transformer.grid
+        embedding = _TokensToToken if transformer.config.embedding == "tokens_to_token" else _PatchEmbedding
+        self.embedding = embedding(transformer.embedding, dtype)
+        self.position = _Position(transformer.position)
+        self.blocks = [_Block(block, dtype) for block in transformer.blocks]
+        self.norm = _Standardise(transformer.config.norm_epsilon, tf.float32)
+        self.head = _dense(transformer.head, tf.float32, transformer.norm)
+        self._feature_blocks = transformer.feature_blocks
+        self._relation_blocks, self._source_blocks = transformer.relation_blocks, transformer.source_blocks
+        self.feature_reuse = _FeatureReuse(transformer.feature_reuse, dtype) if transformer.feature_reuse else None
+        relationships = transformer.relationship_reuse
+        self.relationship_reuse = _RelationshipReuse(relationships, dtype) if relationships is not None else None
+
+    def __call__(self, images: tf.Tensor, upstream: TransformerOutputs | None = None) -> TransformerOutputs:
+        return self.run(images, upstream, None)
+
+    def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        return self.embedding(images)
+
+    def _features(self, patches: tf.Tensor) -> Mapping[int, tf.Tensor]:
+        if self.feature_reuse is None:
+            return {}
+        return dict(zip(self._feature_blocks, self.feature_reuse(patches), strict=True))
+
+    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
+        if self.relationship_reuse is None:
+            return {}
+        mixed = self.relationship_reuse.mix([relationships[i] for i in self._source_blocks])
+        return dict(zip(self._relation_blocks, mixed, strict=True))
+
+    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        assert self.relationship_reuse is not None
+        with tf.control_dependencies([tokens]):  # not all blocks' at once, which would all be alive then
+            return self.relationship_reuse.addend(tf.identity(maps))
+
+    def _leave(self, entering: tf.Tensor, tokens: tf.Tensor, given: list[tf.Tensor]) -> tuple[Any, ...]:
+        return self.head(self.norm(tokens[:, 0])), tokens, given, None, None

@@ -1,0 +1,162 @@
+"""The folded inference form: the model's own logits, from fewer operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dvt_tf.cascade import DynamicVisionTransformer
+from dvt_tf.layers.tokens_to_token import soft_split, soft_split_sides
+from dvt_tf.optimize import FoldedCascade, _boxes
+from tests.cascades import random_images, small_cascade
+
+
+def stirred(model: DynamicVisionTransformer) -> DynamicVisionTransformer:
+    """The model with every weight moved off its start, so that no scale is 1 and no shift or bias 0."""
+    for number, (weight, value) in enumerate(zip(model.weights, model.get_weights(), strict=True)):
+        weight.assign(value + np.random.default_rng(number).normal(0, 0.1, value.shape))
+    return model
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"embedding": "tokens_to_token", "token_grids": (2, 3, 4)},
+        {"feature_reuse": "none"},
+        {"relationship_reuse": "none"},
+        {"feature_reuse": "shallow", "relationship_reuse": "deep", "relationship_source": "shallow"},
+        {"token_grids": (4,)},
+        {"qkv_bias": False},
+        {"position_embedding": "sinusoid"},
+    ],
+    ids=str,
+)
+def test_every_logit_is_the_models(fields: dict[str, Any]) -> None:
+    model = stirred(small_cascade(**fields))
+    images = random_images(5, model.config.image_size)
+    for key, logits in model.optimized()(images).items():
+        np.testing.assert_allclose(logits, model(images)[key], atol=2e-5)
+
+
+def test_the_bundled_model_on_scenes_and_on_even_images() -> None:
+    """Where a patch is even, its deviation is next to nothing beside its mean."""
+    from dvt_tf.digits import digit_scenes
+    from dvt_tf.preprocessing import normalise
+
+    model = DynamicVisionTransformer.from_preset("dvt_tiny_digits")
+    scenes = digit_scenes("test", 30).images
+    even = np.stack([np.full((112, 112, 3), value, np.uint8) for value in (0, 128, 255)])
+    images = normalise(tf.cast(np.concatenate([scenes, even]), tf.float32), model.card)
+    expected, folded, half = model(images), model.optimized()(images), model.optimized("bfloat16")(images)
+    for key, logits in expected.items():
+        np.testing.assert_allclose(folded[key], logits, atol=2e-5)
+        assert np.mean(np.argmax(half[key], -1) == np.argmax(logits, -1)) > 0.9
+        assert np.std(half[key] - logits) < 0.05 * np.std(logits)
+
+
+def test_even_images_through_soft_splits() -> None:
+    """Against float64: where a patch is even, the plain layers' own rounding is the larger one."""
+    model = stirred(small_cascade(embedding="tokens_to_token", token_grids=(2, 3, 4)))
+    size = model.config.image_size
+    images = np.full((3, size, size, 3), 2.5, np.float32)
+    images[1, : size // 2] = -2.0
+    images[2] = random_images(1, size)[0]
+    images[2, :20] = 1.7
+    embedding = model.transformers[0].embedding
+    patches = soft_split(tf.constant(images, tf.float64), *embedding.splits[0]).numpy()
+    performer = embedding.performers[0]
+    centred = patches - patches.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + performer.norm_epsilon)
+    normed = normed * np.float64(performer.norm1.gamma) + np.float64(performer.norm1.beta)
+    expected = normed @ np.float64(performer.kqv.kernel) + np.float64(performer.kqv.bias)
+    for precision in ("float32", "bfloat16"):
+        folded = model.optimized(precision).transformers[0].embedding
+        windows = folded.split(tf.constant(images), *folded.splits[0])
+        found = folded.performers[0].kqv(folded.performers[0].norm1(windows))
+        np.testing.assert_allclose(found, expected, atol=5e-6)
+    plain = model(images)
+    for key, logits in model.optimized()(images).items():
+        np.testing.assert_allclose(logits, plain[key], atol=2e-3)
+
+
+def test_in_bfloat16_what_must_be_is_float32() -> None:
+    model = stirred(small_cascade())
+    form = model.optimized("bfloat16")
+    images = random_images(3, model.config.image_size)
+    outputs = form.transformers[0](images)
+    assert outputs.logits.dtype == outputs.features.dtype == tf.float32
+    assert {part.dtype for part in outputs.relationships} == {tf.float32}
+    logits = form(images)["exit_3"]
+    assert logits.dtype == tf.float32
+    assert np.max(np.abs(logits - model(images)["exit_3"])) < 0.1 * np.std(logits)
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="float32 or bfloat16, not 'int8'"):
+        small_cascade().optimized("int8")
+
+
+@settings(max_examples=30)
+@given(size=st.integers(6, 30), kernel=st.integers(1, 6), stride=st.integers(1, 4))
+def test_box_filters_are_the_means_of_the_windows(size: int, kernel: int, stride: int) -> None:
+    maps = np.random.default_rng(size).normal(size=(2, size, size, 3))
+    (side,) = soft_split_sides(size, [(kernel, stride, 0)])
+    boxes = _boxes(size, kernel, stride)
+    found = np.einsum("bij,is,jt->bst", maps.mean(-1), boxes, boxes)
+    expected = np.mean(soft_split(tf.constant(maps), kernel, stride, 0), -1).reshape(2, side, side)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+# What it costs, counted in operations and never in time
+
+
+def operations(form: Any, size: int) -> dict[str, int]:
+    """How often each kind of operation stands in the graph of a batch."""
+    graph = tf.function(lambda images: form(images), autograph=False).get_concrete_function(
+        tf.TensorSpec((None, size, size, 3))
+    )
+    kinds = [node.op for node in graph.graph.as_graph_def().node]
+    return {kind: kinds.count(kind) for kind in set(kinds)}
+
+
+@pytest.mark.parametrize("fields", [{}, {"embedding": "tokens_to_token", "token_grids": (2, 3, 4)}], ids=str)
+def test_the_graph_has_no_more_operations_than_it_needs(fields: dict[str, Any]) -> None:
+    model = small_cascade(**fields)
+    kinds = operations(model.optimized(), model.config.image_size)
+    c, exits = model.config, model.num_exits
+    blocks, downstream = exits * c.depth, exits - 1
+    performers = 2 * exits if c.embedding == "tokens_to_token" else 0
+    # qkv, projection, fc1, fc2 of every block; the wide fc1 of feature reuse, two of mixing and two a resize; head and
+    # patches; three of every performer.
+    flat = 4 * blocks + downstream * (1 + 2 + 2 * c.depth) + exits * (1 if performers else 2) + 3 * performers
+    assert kinds["MatMul"] == flat
+    assert kinds.get("Conv2D", 0) == (performers + exits if performers else 0)
+    assert kinds["Softmax"] == blocks
+    assert kinds.get("FusedBatchNormV3", 0) == 0
+    # Exact GELU comes after a bias alone, where it is fused: once a block's MLP, twice a downstream Transformer, and
+    # once a performer.
+    assert kinds.get("Erf", 0) + kinds.get("Erfc", 0) == blocks + 2 * downstream + performers
+    assert "StridedSlice" not in kinds or kinds["StridedSlice"] < 12 * blocks + 20 * exits
+
+
+def test_soft_splits_are_never_laid_out() -> None:
+    model = small_cascade(embedding="tokens_to_token", token_grids=(2, 3, 4))
+    size, form = model.config.image_size, FoldedCascade(model)
+    graph = tf.function(lambda images: form(images), autograph=False).get_concrete_function(
+        tf.TensorSpec((None, size, size, 3))
+    )
+    widths = {
+        kernel**2 * channels
+        for transformer in model.transformers
+        for (kernel, _, _), channels in zip(
+            transformer.embedding.splits, (3, model.config.performer_dim, model.config.performer_dim), strict=True
+        )
+    }
+    made = [output.shape for node in graph.graph.get_operations() for output in node.outputs if node.type != "Reshape"]
+    assert not [shape for shape in made if shape.rank and shape.rank > 2 and shape[-1] in widths]
