@@ -1,8 +1,9 @@
 """AdaptiveClassifier: real early exit. A row that has left is not computed any further.
 
-All of it is one `tf.function`: after each Transformer the rows that go on are gathered, the next Transformer runs on
-those alone, and their results are scattered back. Where no row goes on, no Transformer runs. XLA must stay off here: it
-pads the gathered rows back to the full batch.
+All of it is one graph, from the second call on (the first is not worth the seconds that tracing takes): after each
+Transformer the rows that go on are gathered, the next Transformer runs on those alone, and their results are scattered
+back. Where no row goes on, no Transformer runs. XLA must stay off here: it pads the gathered rows back to the full
+batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import tensorflow as tf
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
 from dvt_tf.exit_rule import NEVER, check_thresholds
+from dvt_tf.tracing import TracedLater
 from dvt_tf.vision_transformer import TransformerOutputs
+
+_SMALL = 32  # images, for which a single call is not worth a graph
 
 
 class AdaptiveClassifier(tf.Module):
@@ -47,15 +51,11 @@ class AdaptiveClassifier(tf.Module):
             )
         self.gmacs = np.asarray(count_macs(model), np.float64) / 1e9
         size = model.config.image_size
-        self._classify = tf.function(
-            self.classify,
-            input_signature=[
-                tf.TensorSpec((None, size, size, 3), tf.float32),
-                tf.TensorSpec((None, model.num_exits - 1), tf.float32),
-            ],
-            autograph=False,
-            jit_compile=False,
-        )
+        specs = [
+            tf.TensorSpec((None, size, size, 3), tf.float32),
+            tf.TensorSpec((None, model.num_exits - 1), tf.float32),
+        ]
+        self._classify = TracedLater(self.classify, specs, eager_calls=1)
 
     @classmethod
     def from_preset(
@@ -105,7 +105,7 @@ class AdaptiveClassifier(tf.Module):
             rows = np.broadcast_to(rows, (count, self.num_exits - 1))
         elif len(rows) != count:
             raise ValueError(f"{len(rows)} rows of thresholds were given for {count} images")
-        return self._classify(images, tf.constant(rows))
+        return self._classify(images, tf.constant(rows), is_small=count <= _SMALL)
 
     def classify(self, images: tf.Tensor, thresholds: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The graph itself, for those who build larger graphs with it.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
 from dvt_tf.files import written_whole
 from dvt_tf.reliability import fit_temperature, reliability, scaled_confidences
@@ -105,6 +104,8 @@ def bootstrap_interval(accuracy: float, images: int) -> tuple[float, float]:
 
     Drawing images anew with replacement gives a binomial number of right ones, so its quantiles need no drawing.
     """
+    from scipy.stats import binom  # half a second that a command which only looks up thresholds need not wait for
+
     tails = ((1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2)
     low, high = (float(binom.ppf(tail, images, accuracy)) / images for tail in tails)
     return low, high

@@ -21,6 +21,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from dvt_tf import preprocessing
+from dvt_tf.tracing import TracedLater
 
 # Endings that a folder is searched for; a path given by name may end as it likes.
 IMAGE_SUFFIXES = frozenset(
@@ -170,10 +171,12 @@ def _pillow_errors_named(name: str) -> Iterator[None]:
             raise ImageError(f"{name}: is a damaged or truncated image{detail}") from error
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def _readable_in_graph(image_bytes: tf.Tensor) -> tf.Tensor:
+def _is_readable(image_bytes: tf.Tensor) -> tf.Tensor:
     pixels, readable = preprocessing.decode_image(image_bytes)
     return readable & (tf.size(pixels) > 0)  # so that decoding is part of the answer
+
+
+_readable_in_graph = TracedLater(_is_readable, [tf.TensorSpec([], tf.string)], eager_calls=8)
 
 
 def _graph_decodes(data: bytes) -> bool:

@@ -25,6 +25,7 @@ MAX_PIXELS = header.MAX_PIXELS
 
 # How many images are decoded at once: each may hold 64 million pixels, so this bounds memory, not only threads.
 _PARALLEL_DECODES = 8
+_FEW = 4  # images, for which a graph is not worth tracing
 
 # Kernel of TensorFlow's resize and its radius in pixels; both kernels are the ones Pillow has under these names.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
@@ -92,7 +93,29 @@ def decode_and_crop(image_bytes: Any, card: Mapping[str, Any]) -> tuple[tf.Tenso
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
     if image_bytes.shape.rank not in (None, 1):
         raise ValueError(f"image_bytes must be a batch of strings, shape (B,); got shape {image_bytes.shape}")
-    return _decode_and_crop_function(PreprocessingSettings.from_card(card))(image_bytes)
+    settings = PreprocessingSettings.from_card(card)
+    few = tf.executing_eagerly() and len(image_bytes) <= _FEW
+    if few and _decode_and_crop_function(settings).experimental_get_tracing_count() == 0:
+        return _decode_few(image_bytes, settings)
+    return _decode_and_crop_function(settings)(image_bytes)
+
+
+def _decode_few(image_bytes: tf.Tensor, settings: PreprocessingSettings) -> tuple[tf.Tensor, tf.Tensor]:
+    """As the batch function, row by row and without a graph, which takes seconds to trace."""
+    rows, valid = [], []
+    for one in image_bytes:
+        try:
+            with tf.device("/CPU:0"):
+                pixels, readable = decode_image(one)
+                cropped, is_valid = _resize_and_crop(pixels, settings), bool(readable)
+        except tf.errors.InvalidArgumentError:
+            is_valid = False
+        rows.append(cropped if is_valid else tf.zeros([settings.image_size, settings.image_size, 3]))
+        valid.append(is_valid)
+    shape = [-1, settings.image_size, settings.image_size, 3]
+    return tf.reshape(tf.stack(rows) if rows else tf.zeros([0]), shape if rows else [0, *shape[1:]]), tf.constant(
+        valid, tf.bool, [len(valid)]
+    )
 
 
 def crop_pixels(pixels: tf.Tensor, card: Mapping[str, Any]) -> tf.Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from dvt_tf.results import ExitResults
@@ -57,6 +56,8 @@ def fit_temperature(results: ExitResults, exit_number: int) -> float:
     def loss(log_temperature: float) -> float:
         temperature = np.exp(log_temperature)
         return float(np.mean(_log_sum(results, exit_number, temperature) - own / temperature))
+
+    from scipy.optimize import minimize_scalar  # slow to import, and seldom needed
 
     found = minimize_scalar(loss, bounds=(np.log(_COOLEST), np.log(_HOTTEST)), method="bounded")
     return float(np.exp(found.x))

@@ -20,7 +20,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
 from dvt_tf.exit_rule import NEVER, route
 from dvt_tf.thresholds.choice import choose
@@ -156,4 +155,6 @@ def certify(
 
 def p_value(lost: int, count: int, level: float) -> float:
     """How likely so few losses or fewer would be, if the risk were the level: exact binomial."""
+    from scipy.stats import binom  # half a second, and most who import this module only look thresholds up
+
     return float(binom.cdf(lost, count, level))
