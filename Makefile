@@ -138,7 +138,8 @@ serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Ser
 	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
 	@echo "With batching, versions and metrics: docs/serving.md"
 
-bench: setup ## measure: what leaving early saves in time, what choosing thresholds costs
+bench: setup ## measure: the inference form, what leaving early saves in time, what choosing thresholds costs
+	$(PY) -m benchmarks.inference --model $(MODEL)
 	$(PY) -m benchmarks.early_exit --model $(MODEL)
 	$(PY) -m benchmarks.solvers
 
