@@ -141,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         fail(f"cannot listen on {options.host}:{options.port}: {error}")
     print(f"The page is at {address.rstrip('/')} (stop it with Ctrl-C)", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: closing removes what visitors uploaded
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

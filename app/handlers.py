@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from app import budgets, choices, looking, routing, views
 from app.examples import Example, digit_examples
-from app.inference import Predictor, drawn_bytes, uploaded_bytes
+from app.inference import Predictor, UnloadableError, drawn_bytes, uploaded_bytes
 from app.test_set import TestSets
 from dvt_tf.image_files import ImageError, to_graph_bytes
 
@@ -71,8 +71,8 @@ class Handlers:
         predictor = self.predictors[model]
         try:
             predictor.load()
-        except (ValueError, FileNotFoundError) as error:
-            return {"error": f"{model} cannot be loaded: {error}"}, ""
+        except UnloadableError as error:
+            return {"error": f"{error}."}, ""
         try:
             image = self._bytes_of(source)
         except (ValueError, FileNotFoundError) as error:  # ImageError is one; a test set may have gone since
@@ -106,7 +106,7 @@ class Handlers:
         predictor = self.predictors[model]
         try:
             return looking.panel_html(looking.look(predictor, self._bytes_of(source)), predictor)
-        except ImageError as error:
+        except (ValueError, FileNotFoundError) as error:  # of the image, of the test set, or of the model
             return views.message_html(str(error))
 
     def move(self, position: float, model: str, analysis: dict[str, Any] | None) -> Shown:
@@ -243,7 +243,7 @@ class Handlers:
 def _stale_note(predictor: Predictor) -> str:
     try:
         return predictor.stale_note
-    except (ValueError, FileNotFoundError):  # it cannot be loaded, and that is told in place of the answer
+    except UnloadableError:  # which is told in place of the answer
         return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,10 @@ class Analysis:
     probabilities: list[list[float]]
     pixels: np.ndarray
     milliseconds: list[float]
+
+
+class UnloadableError(ValueError):
+    """A model's weights cannot be read. The message is for visitors; what it is exactly goes to stderr."""
 
 
 class Predictor:
@@ -93,18 +98,25 @@ class Predictor:
         """Reads the weights and runs a blank image, so that no visitor waits for that later; once.
 
         Raises:
-            ValueError, FileNotFoundError: as `DynamicVisionTransformer.from_preset` does.
+            UnloadableError: its files are missing or damaged.
         """
         with self._loading:
             if self._loaded is None:
-                source = self._source
-                model = dvt_tf.DynamicVisionTransformer.from_preset(source) if isinstance(source, str) else source
-                loaded = _Loaded(model, self.card)
+                loaded = _Loaded(self._read(), self.card)
                 blank = self.pixels_of(bytes(tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy()))
                 for _ in range(2):  # the first traces, and what it measures means nothing
                     loaded.run(blank)
                 self._loaded = loaded
             return self._loaded
+
+    def _read(self) -> dvt_tf.DynamicVisionTransformer:
+        if not isinstance(self._source, str):
+            return self._source
+        try:
+            return dvt_tf.DynamicVisionTransformer.from_preset(self._source)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            raise UnloadableError(f"{self.name} cannot be loaded: its files are missing or damaged") from error
 
     def analyse(self, image_bytes: bytes) -> Analysis:
         """Runs every exit once.
@@ -231,7 +243,7 @@ def load_all(folders_or_names: Sequence[str], load_first: bool = True) -> list[P
     """The predictors of several models, the first of them loaded; a folder's last part is its name if that is enough.
 
     Raises:
-        ValueError, FileNotFoundError: as `DynamicVisionTransformer.from_preset` does.
+        ValueError, FileNotFoundError: there is no such model, or the first one's files are damaged.
     """
     short = [Path(text).name or text for text in folders_or_names]
     names = [text if short.count(name) > 1 else name for text, name in zip(folders_or_names, short, strict=True)]

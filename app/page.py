@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, batch_tab, set_tab
+from app import api, batch_tab, set_tab, widgets
 from app.handlers import Handlers, Source
 from app.inference import Predictor
 from app.test_set import TestSets
@@ -19,7 +19,6 @@ MAX_FILE_SIZE = "50mb"
 MAX_WAITING = 200  # requests in the queue; further ones are told to come again
 CACHE_CHECK, CACHE_AGE = 600, 3600  # seconds: uploads are gone from the disk about an hour after they came
 STYLES = [Path(__file__).with_name(f"{name}.css") for name in ("style", "looking", "test_set", "batch")]
-TO_THE_TOP = "() => { window.scrollTo({ top: 0 }); }"
 
 HEADER = """
 <header class="dvt-header"><h1>Dynamic Vision Transformer</h1>
@@ -50,7 +49,7 @@ def build_page(predictors: Sequence[Predictor], sets: TestSets | None = None) ->
 
         one.opens(gallery.click, test_image, "test_image")
         shown = gallery.click(lambda: gr.Tabs(selected="try"), None, tabs, api_name="show_first_tab", **ROUTES)
-        shown.then(None, js=TO_THE_TOP, api_name="to_the_top", api_visibility="private")
+        shown.then(None, js=widgets.SHOW_FIRST_TAB_JS, api_name="to_the_result", api_visibility="private")
         api.add_api(handlers)
     page.queue(max_size=MAX_WAITING)
     return page

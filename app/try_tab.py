@@ -66,10 +66,11 @@ class TryTab:
             with gr.Tab("Upload", id="upload"):
                 self._upload = original_image(
                     sources=["upload", "webcam", "clipboard"],
+                    webcam_options=gr.WebcamOptions(mirror=False),  # a mirrored 2 is none
                     label="Upload, paste or photograph an image",
                     show_label=False,
                     buttons=[],
-                    height=210,
+                    height=270,  # less, and the question for the camera covers the way back
                     elem_id="upload",
                 )
             # style.css hides it where the model knows no digits
@@ -84,7 +85,7 @@ class TryTab:
                 self._pixels = gr.HTML(seen, elem_id="seen-pixels")
                 self._grid = gr.HTML(shown.grid, elem_id="seen-grid")
             with gr.Column(scale=5, min_width=280):
-                self._answer = gr.HTML(shown.answer, elem_id="answer")
+                self._answer = gr.HTML(shown.answer, elem_id="answer", js_on_load=widgets.LIVE_JS)
         several = self._first.num_exits > 1
         with gr.Column(elem_classes="dvt-panel", elem_id="slider-panel", visible=several) as self._panel:
             self._lay_out_sliders(shown)
@@ -108,7 +109,7 @@ class TryTab:
             elem_id="threshold",
             **SLIDER,
         )
-        gr.HTML(SLIDER_ENDS)
+        gr.HTML(SLIDER_ENDS, js_on_load=widgets.SLIDER_WORDS_JS)
         with gr.Accordion(
             "Or a threshold for each exit", open=False, visible=self._first.num_exits > 2, elem_id="each-panel"
         ) as self._each_panel:
@@ -203,7 +204,8 @@ class TryTab:
 
         self.tries(self._upload.input, try_file, [self._upload, self.model], "upload")
         self.tries(self._pad.input, try_drawing, [self._pad, self.model], "draw")
-        self.tries(self._examples.click, try_example, [self.model], "example")
+        tried = self.tries(self._examples.click, try_example, [self.model], "example")
+        tried.then(None, js=widgets.SHOW_RESULT_JS, api_name="show_result", api_visibility="private")
 
         def switch(name: str, given: Source | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
             if not self.handlers.predictors[name].is_loaded:
@@ -224,10 +226,11 @@ class TryTab:
         )
         self._look_after(switched, "switch_model")
 
-    def tries(self, event: Callable[..., Any], try_it: Callable[..., Any], inputs: Sequence[Any], name: str) -> None:
+    def tries(self, event: Callable[..., Any], try_it: Callable[..., Any], inputs: Sequence[Any], name: str) -> Any:
         """Lets an event bring a new image: `try_it` -> source, analysis, HTML of the pixels, what the box shows."""
         targets = [self.source, self.analysis, self._pixels, self._upload]
-        waiting = {**RUNS, "show_progress": "minimal", "show_progress_on": self._answer}
+        # Of the last of several clicks Gradio would keep the first one's data, so each is answered in turn.
+        waiting = {**RUNS, "trigger_mode": "multiple", "show_progress": "minimal", "show_progress_on": self._answer}
         tried = event(try_it, list(inputs), targets, api_name=name, **waiting)
         # The slider may move while the model runs, so the outcome is made in a second step, from where it stands then.
         routed = tried.then(
@@ -238,6 +241,7 @@ class TryTab:
             **ROUTES,
         )
         self._look_after(routed, name)
+        return routed
 
     def opens(self, event: Callable[..., Any], source_of: Callable[..., tuple[Source, list[float]]], name: str) -> Any:
         """Lets an event elsewhere on the page open an image at its thresholds: `source_of(model, event) -> both`."""
@@ -248,7 +252,7 @@ class TryTab:
             return [given, said, seen, None, *self._values(self.handlers.set_to(thresholds, model, said))]
 
         targets = [self.source, self.analysis, self._pixels, self._upload, *self._targets()]
-        waiting = {**RUNS, "show_progress": "minimal", "show_progress_on": self._answer}
+        waiting = {**RUNS, "trigger_mode": "multiple", "show_progress": "minimal", "show_progress_on": self._answer}
         opened = event(open_it, [self.model], targets, api_name=name, **waiting)
         self._look_after(opened, name)
         return opened

@@ -280,14 +280,19 @@ def bars_html(row: Sequence[float], class_names: Sequence[str]) -> str:
     """One exit's class probabilities as a compact list of bars: all of a few classes, or the five largest of many."""
     order = sorted(range(len(row)), key=lambda c: -row[c])
     shown = range(len(row)) if len(row) <= ALL_CLASSES else order[:TOP_CLASSES]
-    items = "".join(
-        f'<li{" class=dvt-top" if c == order[0] else ""}><span class="dvt-name">{html.escape(class_names[c])}</span>'
-        f'<span class="dvt-track"><i style="width:{row[c] * 100:.2f}%"></i></span>'
-        f'<span class="dvt-value">{percent(row[c])}</span></li>'
-        for c in shown
-    )
+    items = "".join(_bar(row[c], class_names[c], c == order[0]) for c in shown)
     rest = "" if len(row) <= ALL_CLASSES else f'<p class="dvt-small">{len(row) - TOP_CLASSES} more classes</p>'
-    return f'<ul class="dvt-bars" aria-label="Class probabilities">{items}</ul>{rest}'
+    letters = max(len(class_names[c]) for c in shown)  # so that all bars begin below one another
+    return f'<ul class="dvt-bars" style="--letters:{letters}" aria-label="Class probabilities">{items}</ul>{rest}'
+
+
+def _bar(share: float, name: str, is_top: bool) -> str:
+    name = html.escape(name)
+    return (
+        f'<li{" class=dvt-top" if is_top else ""}><span class="dvt-name" title="{name}">{name}</span>'
+        f'<span class="dvt-track"><i style="width:{share * 100:.2f}%"></i></span>'
+        f'<span class="dvt-value">{percent(share)}</span></li>'
+    )
 
 
 def message_html(message: str) -> str:
@@ -298,7 +303,8 @@ def message_html(message: str) -> str:
 def invitation_html() -> str:
     """What stands in place of an answer before there is an image."""
     return (
-        '<section class="dvt-message dvt-quiet">Give it an image: upload, paste, or choose one on this page.</section>'
+        '<section class="dvt-message dvt-quiet">Give it an image: upload, paste, photograph or draw one, or choose one '
+        "on this page.</section>"
     )
 
 

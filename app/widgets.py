@@ -61,6 +61,7 @@ const put = (isDown) => {{
 }};
 clear(); show();
 canvas.addEventListener("pointerdown", (event) => {{
+  if (event.button !== 0) return;
   event.preventDefault(); canvas.setPointerCapture(event.pointerId); last = at(event); line(last, last);
 }});
 canvas.addEventListener("pointermove", (event) => {{
@@ -82,6 +83,34 @@ canvas.addEventListener("blur", () => {{ put(false); show(); }});
 element.querySelector("button").addEventListener("click", () => {{ clear(); send(""); }});
 """
 
+# A screen reader says the new answer.
+LIVE_JS = """element.setAttribute("aria-live", "polite");"""
+
+# What a slider past 1 means, for a screen reader; the listener is the page's, and set once.
+SLIDER_WORDS_JS = """
+const tell = (slider) => {
+  if (Number(slider.value) > 1 && slider.max === "1.01") slider.setAttribute("aria-valuetext", "never early");
+  else if (slider.max === "1.01") slider.removeAttribute("aria-valuetext");
+};
+if (!window.dvtSliderWords) {
+  window.dvtSliderWords = true;
+  document.addEventListener("input", (event) => { if (event.target.type === "range") tell(event.target); });
+  document.addEventListener("focusin", (event) => { if (event.target.type === "range") tell(event.target); });
+}
+"""
+
+# Where the page is one column, the result may be out of sight.
+SHOW_RESULT_JS = """() => {
+  if (window.innerWidth <= 980) document.querySelector("#result").scrollIntoView({ block: "start" });
+}"""
+
+# The image was opened from another tab, which took the focus away with it.
+SHOW_FIRST_TAB_JS = """() => {
+  document.querySelector('#tabs button[role="tab"]').focus({ preventScroll: true });
+  if (window.innerWidth <= 980) document.querySelector("#result").scrollIntoView({ block: "start" });
+  else window.scrollTo({ top: 0 });
+}"""
+
 EXAMPLES_JS = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-index]");
@@ -94,7 +123,7 @@ def examples_html(examples: Sequence[Example]) -> str:
     """The examples as buttons with a picture: difficulty and truth below it."""
     buttons = "".join(
         f'<button type="button" data-index="{index}" '
-        f'aria-label="{example.difficulty} example, a {html.escape(example.label)}">'
+        f'aria-label="{example.difficulty} example, digit {html.escape(example.label)}">'
         f'<img alt="" src="data:image/png;base64,{base64.b64encode(example.png).decode()}">'
         f"<span>{example.difficulty}<small>{html.escape(example.label)}</small></span></button>"
         for index, example in enumerate(examples)

@@ -78,8 +78,12 @@ def asked(call: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """
     try:
         return call(*given, **named)
+    except AppError:  # a ValueError too
+        raise
     except (httpx.HTTPError, OSError) as error:
         raise ClientError(f"the page does not answer any more ({error or type(error).__name__})") from None
+    except ValueError as error:  # of the client itself: a file that the page would not take
+        raise ClientError(str(error)) from None
 
 
 def classify(client: Client, names: Sequence[str], reroute: Sequence[float], options: dict[str, Any]) -> bool:

@@ -91,7 +91,7 @@ def test_few_classes_are_all_listed_and_of_many_the_five_largest() -> None:
     assert Tags(views.bars_html([0.2, 0.5, 0.3], ["a", "b", "c"])).text == "a20.0%b50.0%c30.0%"
     row = np.linspace(1, 2, 1000)
     drawn = views.bars_html((row / row.sum()).tolist(), [f"n{c}" for c in range(1000)])
-    assert re.findall(r'dvt-name">(\w+)<', drawn) == ["n999", "n998", "n997", "n996", "n995"]
+    assert re.findall(r'dvt-name" title="\w+">(\w+)<', drawn) == ["n999", "n998", "n997", "n996", "n995"]
     many = Tags(drawn)
     assert "995 more classes" in many.text
     assert many.tags.count("li") == 5

@@ -221,6 +221,18 @@ def test_examples_by_keyboard(tab: Any, predictor: Counting) -> None:
     expect_runs(predictor, tab, before + 1)
 
 
+def test_of_several_clicks_the_last_one_stays(tab: Any, predictor: Counting) -> None:
+    from playwright.sync_api import expect
+
+    before = predictor.runs
+    buttons = tab.locator("#examples button")
+    for number in (2, 4, 1, 3):
+        buttons.nth(number).click()
+    expect(tab.locator("#seen-pixels img")).to_have_attribute("src", buttons.nth(3).locator("img").get_attribute("src"))
+    expect_runs(predictor, tab, before + 4)
+    expect(tab.locator("#seen-pixels img")).to_have_attribute("src", buttons.nth(3).locator("img").get_attribute("src"))
+
+
 def test_drawing(tab: Any, predictor: Counting) -> None:
     from playwright.sync_api import expect
 
@@ -278,6 +290,8 @@ def test_a_threshold_for_each_exit(tab: Any, predictor: Counting) -> None:
     expect_exit(tab, 1)
     expect(tab.get_by_test_id("reading")).to_have_text("0.00, then never early")
     tab.locator("#threshold input[type=range]").press("End")
+    expect(tab.locator("#threshold input[type=range]")).to_have_attribute("aria-valuetext", "never early")
+    expect(tab.locator("#answer [aria-live=polite]")).to_have_count(1)
     expect(first).to_have_value("1.01")
     expect_exit(tab, 3)
     expect_runs(predictor, tab, before)
