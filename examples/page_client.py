@@ -16,6 +16,7 @@ file was an image, 1 if not, and 2 if something else went wrong.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,17 @@ def line(answer: dict[str, Any]) -> str:
     return f"{answer['label']} ({answer['confidence']:.3f}), left at exit {answer['exit']} after {cost}"
 
 
+def parse_budget(text: str) -> float:
+    """GFLOPs, a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of GFLOPs above 0")
+    return value
+
+
 def parse_threshold(text: str) -> float:
     """A number from 0 to 1, or the word never."""
     try:
@@ -166,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="NAME", help="one of the page's models; by default its first")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--threshold", metavar="T", help="from 0 to 1 or never, for every exit; default the model's own")
-    which.add_argument("--budget", type=float, metavar="GFLOPS", help="instead: what an image may cost on average")
+    which.add_argument(
+        "--budget", type=parse_budget, metavar="GFLOPS", help="instead: what an image may cost on average"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--reroute", default="", metavar="T,T", help="other thresholds to show each image at")
     how.add_argument("--batch", action="store_true", help=f"{FILES_A_CALL} files in a call")
