@@ -20,12 +20,13 @@ from typing import Any
 import tensorflow as tf
 
 from dvt_tf import image_header as header
+from dvt_tf.tracing import TracedLater
 
 MAX_PIXELS = header.MAX_PIXELS
 
 # How many images are decoded at once: each may hold 64 million pixels, so this bounds memory, not only threads.
 _PARALLEL_DECODES = 8
-_FEW = 4  # images, for which a graph is not worth tracing
+_FEW = 4  # images, for which a graph is not worth tracing the first times
 
 # Kernel of TensorFlow's resize and its radius in pixels; both kernels are the ones Pillow has under these names.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
@@ -93,16 +94,13 @@ def decode_and_crop(image_bytes: Any, card: Mapping[str, Any]) -> tuple[tf.Tenso
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
     if image_bytes.shape.rank not in (None, 1):
         raise ValueError(f"image_bytes must be a batch of strings, shape (B,); got shape {image_bytes.shape}")
-    settings = PreprocessingSettings.from_card(card)
-    few = tf.executing_eagerly() and len(image_bytes) <= _FEW
-    if few and _decode_and_crop_function(settings).experimental_get_tracing_count() == 0:
-        return _decode_few(image_bytes, settings)
-    return _decode_and_crop_function(settings)(image_bytes)
+    are_few = tf.executing_eagerly() and len(image_bytes) <= _FEW
+    return _decode_and_crop_function(PreprocessingSettings.from_card(card))(image_bytes, is_small=are_few)
 
 
 def _decode_few(image_bytes: tf.Tensor, settings: PreprocessingSettings) -> tuple[tf.Tensor, tf.Tensor]:
     """As the batch function, row by row and without a graph, which takes seconds to trace."""
-    rows, valid = [], []
+    rows, valid, shape = [], [], [settings.image_size, settings.image_size, 3]
     for one in image_bytes:
         try:
             with tf.device("/CPU:0"):
@@ -110,12 +108,9 @@ def _decode_few(image_bytes: tf.Tensor, settings: PreprocessingSettings) -> tupl
                 cropped, is_valid = _resize_and_crop(pixels, settings), bool(readable)
         except tf.errors.InvalidArgumentError:
             is_valid = False
-        rows.append(cropped if is_valid else tf.zeros([settings.image_size, settings.image_size, 3]))
+        rows.append(cropped if is_valid else tf.zeros(shape))
         valid.append(is_valid)
-    shape = [-1, settings.image_size, settings.image_size, 3]
-    return tf.reshape(tf.stack(rows) if rows else tf.zeros([0]), shape if rows else [0, *shape[1:]]), tf.constant(
-        valid, tf.bool, [len(valid)]
-    )
+    return tf.stack(rows) if rows else tf.zeros([0, *shape]), tf.constant(valid, tf.bool, [len(valid)])
 
 
 def crop_pixels(pixels: tf.Tensor, card: Mapping[str, Any]) -> tf.Tensor:
@@ -225,7 +220,6 @@ def _decode_and_crop_function(settings: PreprocessingSettings) -> Any:
         pixels, readable = decode_image(image_bytes)
         return index, _resize_and_crop(pixels, settings), readable
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode_batch(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.device("/CPU:0"):
             count = tf.size(image_bytes, out_type=tf.int64)
@@ -241,7 +235,8 @@ def _decode_and_crop_function(settings: PreprocessingSettings) -> Any:
             valid = tf.scatter_nd(indices[:, None], tf.cast(readable, tf.int32), shape[:1])[:count] > 0
         return tf.ensure_shape(pixels, [None, size, size, 3]), tf.ensure_shape(valid, [None])
 
-    return decode_batch
+    few = functools.partial(_decode_few, settings=settings)
+    return TracedLater(decode_batch, [tf.TensorSpec([None], tf.string)], eager_calls=2, eagerly=few)
 
 
 def _resize_and_crop(pixels: tf.Tensor, settings: PreprocessingSettings) -> tf.Tensor:

@@ -15,15 +15,22 @@ class TracedLater:
         function: from tensors to tensors, the same in both ways.
         signature: what it takes.
         eager_calls: so many calls are not worth a graph.
+        eagerly: what runs in its place then, with the same results; by default itself.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: list[tf.TensorSpec], eager_calls: int) -> None:
-        self._function, self._left = function, eager_calls
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        signature: list[tf.TensorSpec],
+        eager_calls: int,
+        eagerly: Callable[..., Any] | None = None,
+    ) -> None:
+        self._eagerly, self._left = eagerly or function, eager_calls
         self.graph = tf.function(function, input_signature=signature, autograph=False, jit_compile=False)
 
     def __call__(self, *inputs: tf.Tensor, is_small: bool = True) -> Any:
         """Calls it; what is not small goes through the graph at once."""
         if self._left > 0 and is_small and tf.executing_eagerly():
             self._left -= 1
-            return self._function(*inputs)
+            return self._eagerly(*inputs)
         return self.graph(*inputs)

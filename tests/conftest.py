@@ -39,13 +39,6 @@ _CHROMIUM_ARGUMENTS = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests may be tried twice more: keys pressed within milliseconds are at times lost on a busy machine."""
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.flaky(reruns=2))
-
-
 @pytest.fixture(scope="session")
 def require_browser() -> Path:
     """The Chromium of this machine; without one the test is skipped, or fails where `CI` is set."""

@@ -457,3 +457,32 @@ def test_a_card_without_its_entries_is_refused() -> None:
 def test_one_string_is_no_batch() -> None:
     with pytest.raises(ValueError, match=r"shape \(B,\)"):
         preprocessing.preprocess(b"abc", CARD)
+
+
+def test_few_images_without_a_graph_are_the_same() -> None:
+    """The first calls of few images are eager: every file, good or bad, gives there what it gives in the graph."""
+    mine = preprocessing.PreprocessingSettings.from_card(CARD)
+    function = preprocessing._decode_and_crop_function(mine)
+    good = list(_graph_files().values())
+    bad = [
+        b"",
+        b"no image",
+        *(file[: len(file) // 2] for file in good[:3]),
+        images.file_bytes(images.picture(), "WEBP"),
+    ]
+    everything = tf.constant([*good, *bad])
+    for some in (everything, everything[:1], everything[:0]):
+        for eager, traced in zip(preprocessing._decode_few(some, mine), function.graph(some), strict=True):
+            np.testing.assert_array_equal(eager, traced)
+            assert eager.dtype == traced.dtype
+    assert preprocessing._decode_few(everything, mine)[1].numpy().tolist() == [True] * len(good) + [False] * len(bad)
+
+
+def test_a_graph_is_traced_once_calls_are_many() -> None:
+    card = images.card(image_size=31)
+    function = preprocessing._decode_and_crop_function(preprocessing.PreprocessingSettings.from_card(card))
+    counts = []
+    for _ in range(4):
+        preprocessing.decode_and_crop([b"x"], card)
+        counts.append(function.graph.experimental_get_tracing_count())
+    assert counts == [0, 0, 1, 1]

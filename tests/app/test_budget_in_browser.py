@@ -91,6 +91,7 @@ def test_another_way_to_set_the_thresholds_ends_the_budget(tab: Any, predictor: 
     for key, change in others:
         budget_slider(tab).press(key)
         expect(said).to_contain_text("GFLOPs per image on average")
+        tab.wait_for_timeout(500)  # a person's pause: Gradio puts events of different controls in no order
         change()
         expect(said).to_contain_text("No budget in use")
         expect(said).not_to_contain_text("GFLOPs")

@@ -281,6 +281,7 @@ def test_a_threshold_for_each_exit(tab: Any, predictor: Counting) -> None:
     tab.get_by_role("button", name="Or a threshold for each exit").click()
     first, second = (tab.locator(f"#threshold-{k} input[type=range]") for k in (1, 2))
     expect(first).to_be_visible()
+    tab.wait_for_timeout(500)  # a person's pause: the panel's sliders have only just come to be
     second.focus()
     tab.keyboard.press("End")
     expect_exit(tab, 3)
