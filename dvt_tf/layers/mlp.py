@@ -12,14 +12,23 @@ from tensorflow import keras
 
 @tf.custom_gradient
 def gelu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Exact (erf) GELU, any shape and float dtype; its gradient takes fewer passes than automatic differentiation's."""
-    below = 0.5 + 0.5 * tf.math.erf(inputs * math.sqrt(0.5))  # the normal distribution's share below
+    """Exact (erf) GELU, any shape and float dtype; its gradient is one pass over memory."""
+    outputs = inputs * (0.5 + 0.5 * tf.math.erf(inputs * math.sqrt(0.5)))
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        density = tf.exp(-0.5 * tf.square(inputs)) * (1 / math.sqrt(2 * math.pi))
-        return upstream * (below + inputs * density)
+        return tf.ensure_shape(_gelu_gradient(inputs, upstream), inputs.shape)
 
-    return inputs * below, gradient
+    return outputs, gradient
+
+
+# XLA makes one pass of what is a dozen op by op, a sixth of a training step; the whole step is slower under it on a
+# CPU. The forward pass is not compiled, since servers without XLA run it.
+@tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
+def _gelu_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    x = tf.cast(inputs, tf.float32)
+    below = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))  # the normal distribution's share below x
+    density = tf.exp(-0.5 * tf.square(x)) * (1 / math.sqrt(2 * math.pi))
+    return tf.cast(tf.cast(upstream, tf.float32) * (below + x * density), inputs.dtype)
 
 
 class MLP(keras.layers.Layer):
