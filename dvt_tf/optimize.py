@@ -100,7 +100,8 @@ class _Standardise:
 
     def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
         mean = tf.reduce_mean(tokens, -1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(tokens), -1, keepdims=True) - tf.square(mean)
+        length = tf.math.reduce_euclidean_norm(tokens, -1, keepdims=True)  # one pass, and no squares laid out
+        variance = tf.square(length) / tokens.shape[-1] - tf.square(mean)
         return tf.cast(tokens * tf.math.rsqrt(tf.maximum(variance, 0.0) + self.epsilon), self.dtype)
 
 
@@ -178,7 +179,7 @@ class _Block(BlockMath, tf.Module):
 
 
 class _Windows(NamedTuple):
-    """A soft split that is not laid out: the maps (B, S, S, C), zero padding included, and its kernel and stride.
+    """A soft split that is not laid out: the maps (B, S, S, C) and its kernel, stride and zero padding.
 
     factor: (B, s, s, 1) float32, of each patch by its norm; None before that.
     """
@@ -186,13 +187,8 @@ class _Windows(NamedTuple):
     maps: tf.Tensor
     kernel: int
     stride: int
+    padding: int
     factor: tf.Tensor | None = None
-
-
-def _windows(maps: tf.Tensor, kernel: int, stride: int, padding: int) -> _Windows:
-    """In place of `soft_split`."""
-    around = [padding, padding]
-    return _Windows(tf.pad(maps, [[0, 0], around, around, [0, 0]]), kernel, stride)
 
 
 class _StandardiseWindows:
@@ -208,18 +204,25 @@ class _StandardiseWindows:
         self.epsilon, self.dtype = epsilon, dtype
 
     def __call__(self, windows: _Windows) -> _Windows:
-        maps = tf.cast(windows.maps, self.dtype)
-        moments = tf.stack([tf.reduce_mean(maps, -1), tf.reduce_mean(tf.square(maps), -1)], 1)  # (B, 2, S, S)
-        boxes = tf.constant(_boxes(maps.shape[1], windows.kernel, windows.stride), self.dtype)  # (S, s)
-        moments = tf.matmul(boxes, tf.matmul(moments, boxes), transpose_a=True)  # (B, 2, s, s)
-        variance = tf.maximum(moments[:, 1] - tf.square(moments[:, 0]), 0.0)
+        size, channels = windows.maps.shape[1], windows.maps.shape[-1]
+        boxes = _boxes(size, windows.kernel, windows.stride, windows.padding)  # (S, s)
+        down = tf.constant(boxes.T, self.dtype)
+        # A mean over channels is slow, so it is part of the box across.
+        across = tf.constant(np.repeat(boxes / channels, channels, 0), self.dtype)  # (S C, s)
+        rows = tf.reshape(tf.cast(windows.maps, self.dtype), (-1, size * channels))  # (B S, S C)
+
+        def mean(rows: tf.Tensor) -> tf.Tensor:
+            sums = tf.reshape(tf.matmul(rows, across), (-1, size, across.shape[1]))  # (B, S, s)
+            return tf.matmul(down, sums)  # (B, s, s)
+
+        variance = tf.maximum(mean(tf.square(rows)) - tf.square(mean(rows)), 0.0)
         factor = tf.where(variance > self._EVEN, tf.math.rsqrt(variance + self.epsilon), tf.zeros_like(variance))
         return windows._replace(factor=tf.cast(factor, tf.float32)[..., None])
 
 
-def _boxes(size: int, kernel: int, stride: int) -> np.ndarray:
-    """The mean over windows along one axis, as a matrix (size, windows)."""
-    starts = np.arange(0, size - kernel + 1, stride)
+def _boxes(size: int, kernel: int, stride: int, padding: int) -> np.ndarray:
+    """The mean over windows along one axis with zero padding, as a matrix (size, windows)."""
+    starts = np.arange(-padding, size + padding - kernel + 1, stride)
     place = np.arange(size)[:, None]
     return ((place >= starts) & (place < starts + kernel)) / kernel
 
@@ -235,7 +238,9 @@ class _Convolution(tf.Module):
         self.dtype, self.out = dtype, out
 
     def __call__(self, windows: _Windows) -> tf.Tensor:
-        outputs = tf.nn.conv2d(tf.cast(windows.maps, self.dtype), self.kernel, windows.stride, "VALID")
+        around = [windows.padding, windows.padding]
+        maps = tf.pad(tf.cast(windows.maps, self.dtype), [[0, 0], around, around, [0, 0]])
+        outputs = tf.nn.conv2d(maps, self.kernel, windows.stride, "VALID")
         outputs = tf.cast(outputs, tf.float32)
         if windows.factor is not None:
             outputs *= windows.factor
@@ -271,7 +276,7 @@ class _Performer(PerformerMath, tf.Module):
 
 
 class _TokensToToken(TokensToTokenMath, tf.Module):
-    split = staticmethod(_windows)
+    split = staticmethod(_Windows)  # (maps, kernel, stride, padding)
 
     def __init__(self, embedding: Any, dtype: tf.DType) -> None:
         super().__init__()
@@ -342,17 +347,18 @@ class _RelationshipReuse(tf.Module):
     def __init__(self, reuse: Any, dtype: tf.DType) -> None:
         super().__init__()
         self.num_blocks, self.num_heads, self.length = reuse.num_blocks, reuse.num_heads, 1 + reuse.source**2
-        self.mix1 = _Dense(_array(reuse.kernel1).T, _array(reuse.bias1)[:, 0], dtype, gelu=True)
-        self.mix2 = _Dense(_array(reuse.kernel2).T, _array(reuse.bias2)[:, 0], dtype)
+        # In float32: with so few channels the matmuls wait for memory, and bfloat16 with a bias is the slower one.
+        self.mix1 = _Dense(_array(reuse.kernel1).T, _array(reuse.bias1)[:, 0], tf.float32, gelu=True)
+        self.mix2 = _Dense(_array(reuse.kernel2).T, _array(reuse.bias2)[:, 0], tf.float32)
         self.matrix = resize_matrix(reuse.source, reuse.target, class_token=True)  # (T, S)
         self.dtype = dtype
 
     def mix(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Upstream logits, each (B, heads, S, S) -> for each block (B, heads, S, S), the axes of tokens swapped."""
         length = self.length
-        maps = tf.concat([tf.cast(logits, self.dtype) for logits in relationships], 1)  # (B, C, S, S)
+        maps = tf.concat(relationships, 1)  # (B, C, S, S)
         maps = tf.reshape(maps, (-1, maps.shape[1], length * length))
-        maps = self.mix2(self.mix1(tf.transpose(maps, (0, 2, 1))))  # (B, S S, blocks heads)
+        maps = tf.cast(self.mix2(self.mix1(tf.transpose(maps, (0, 2, 1)))), self.dtype)  # (B, S S, blocks heads)
         maps = tf.reshape(maps, (-1, length, length, self.num_blocks, self.num_heads))
         return tf.unstack(tf.transpose(maps, (3, 0, 4, 2, 1)))
 

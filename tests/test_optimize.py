@@ -103,13 +103,13 @@ def test_another_precision_is_refused() -> None:
 
 
 @settings(max_examples=30)
-@given(size=st.integers(6, 30), kernel=st.integers(1, 6), stride=st.integers(1, 4))
-def test_box_filters_are_the_means_of_the_windows(size: int, kernel: int, stride: int) -> None:
+@given(size=st.integers(6, 30), kernel=st.integers(1, 6), stride=st.integers(1, 4), padding=st.integers(0, 3))
+def test_box_filters_are_the_means_of_the_windows(size: int, kernel: int, stride: int, padding: int) -> None:
     maps = np.random.default_rng(size).normal(size=(2, size, size, 3))
-    (side,) = soft_split_sides(size, [(kernel, stride, 0)])
-    boxes = _boxes(size, kernel, stride)
+    (side,) = soft_split_sides(size, [(kernel, stride, padding)])
+    boxes = _boxes(size, kernel, stride, padding)
     found = np.einsum("bij,is,jt->bst", maps.mean(-1), boxes, boxes)
-    expected = np.mean(soft_split(tf.constant(maps), kernel, stride, 0), -1).reshape(2, side, side)
+    expected = np.mean(soft_split(tf.constant(maps), kernel, stride, padding), -1).reshape(2, side, side)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -133,8 +133,8 @@ def test_the_graph_has_no_more_operations_than_it_needs(fields: dict[str, Any]) 
     blocks, downstream = exits * c.depth, exits - 1
     performers = 2 * exits if c.embedding == "tokens_to_token" else 0
     # qkv, projection, fc1, fc2 of every block; the wide fc1 of feature reuse, two of mixing and two a resize; head and
-    # patches; three of every performer.
-    flat = 4 * blocks + downstream * (1 + 2 + 2 * c.depth) + exits * (1 if performers else 2) + 3 * performers
+    # patches; of every performer three, and two for its box filters.
+    flat = 4 * blocks + downstream * (1 + 2 + 2 * c.depth) + exits * (1 if performers else 2) + 5 * performers
     assert kinds["MatMul"] == flat
     assert kinds.get("Conv2D", 0) == (performers + exits if performers else 0)
     assert kinds["Softmax"] == blocks
