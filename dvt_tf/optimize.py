@@ -342,34 +342,37 @@ class _FeatureReuse(tf.Module):
 
 
 class _RelationshipReuse(tf.Module):
-    """The mixing with channels last, where matmul, bias and GELU are one, and the resize by two flat matmuls."""
+    """The mixing, whose first matmul has channels last, where bias and GELU are part of it; and the resize.
+
+    The second matmul gives channels first again, so that nothing is transposed behind it.
+    """
 
     def __init__(self, reuse: Any, dtype: tf.DType) -> None:
         super().__init__()
         self.num_blocks, self.num_heads, self.length = reuse.num_blocks, reuse.num_heads, 1 + reuse.source**2
         # In float32: with so few channels the matmuls wait for memory, and bfloat16 with a bias is the slower one.
         self.mix1 = _Dense(_array(reuse.kernel1).T, _array(reuse.bias1)[:, 0], tf.float32, gelu=True)
-        self.mix2 = _Dense(_array(reuse.kernel2).T, _array(reuse.bias2)[:, 0], tf.float32)
+        self.kernel2 = tf.Variable(tf.cast(_array(reuse.kernel2), tf.float32), trainable=False)  # (out, hidden)
+        self.bias2 = tf.Variable(tf.cast(_array(reuse.bias2), tf.float32), trainable=False)  # (out, 1)
         self.matrix = resize_matrix(reuse.source, reuse.target, class_token=True)  # (T, S)
         self.dtype = dtype
 
-    def mix(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Upstream logits, each (B, heads, S, S) -> for each block (B, heads, S, S), the axes of tokens swapped."""
+    def mix(self, relationships: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Upstream logits, each (B, heads, S, S) -> (B, blocks, heads, S, S)."""
         length = self.length
         maps = tf.concat(relationships, 1)  # (B, C, S, S)
         maps = tf.reshape(maps, (-1, maps.shape[1], length * length))
-        maps = tf.cast(self.mix2(self.mix1(tf.transpose(maps, (0, 2, 1)))), self.dtype)  # (B, S S, blocks heads)
-        maps = tf.reshape(maps, (-1, length, length, self.num_blocks, self.num_heads))
-        return tf.unstack(tf.transpose(maps, (3, 0, 4, 2, 1)))
+        hidden = self.mix1(tf.transpose(maps, (0, 2, 1)))  # (B, S S, hidden)
+        maps = tf.matmul(self.kernel2, hidden, transpose_b=True) + self.bias2  # (B, blocks heads, S S)
+        return tf.reshape(tf.cast(maps, self.dtype), (-1, self.num_blocks, self.num_heads, length, length))
 
     def addend(self, maps: tf.Tensor) -> tf.Tensor:
-        """One block's maps, as `mix` gives them -> (B, heads, T, T) float32."""
-        matrix = tf.constant(self.matrix.T, self.dtype)  # (S, T)
+        """One block's maps (B, heads, S, S) -> (B, heads, T, T) float32."""
+        matrix = tf.constant(self.matrix, self.dtype)  # (T, S)
         target = self.matrix.shape[0]
-        flat = tf.matmul(tf.reshape(maps, (-1, self.length)), matrix)  # (B heads S, T)
-        maps = tf.transpose(tf.reshape(flat, (-1, self.length, target)), (0, 2, 1))  # (B heads, T, S)
-        flat = tf.matmul(tf.reshape(maps, (-1, self.length)), matrix)  # (B heads T, T)
-        return tf.cast(tf.reshape(flat, (-1, self.num_heads, target, target)), tf.float32)
+        across = tf.matmul(tf.reshape(maps, (-1, self.length)), matrix, transpose_b=True)  # (B heads S, T)
+        resized = tf.matmul(matrix, tf.reshape(across, (-1, self.length, target)))  # (B heads, T, T)
+        return tf.cast(tf.reshape(resized, (-1, self.num_heads, target, target)), tf.float32)
 
 
 class _Transformer(TransformerMath, tf.Module):
@@ -401,16 +404,18 @@ class _Transformer(TransformerMath, tf.Module):
             return {}
         return dict(zip(self._feature_blocks, self.feature_reuse(patches), strict=True))
 
-    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
+    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tuple[tf.Tensor, int]]:
+        """All blocks' maps, and which of them is the block's."""
         if self.relationship_reuse is None:
             return {}
         mixed = self.relationship_reuse.mix([relationships[i] for i in self._source_blocks])
-        return dict(zip(self._relation_blocks, mixed, strict=True))
+        return {i: (mixed, place) for place, i in enumerate(self._relation_blocks)}
 
-    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+    def _addend(self, maps: tuple[tf.Tensor, int], tokens: tf.Tensor) -> tf.Tensor:
         assert self.relationship_reuse is not None
+        mixed, place = maps
         with tf.control_dependencies([tokens]):  # not all blocks' at once, which would all be alive then
-            return self.relationship_reuse.addend(tf.identity(maps))
+            return self.relationship_reuse.addend(mixed[:, place])
 
     def _leave(self, entering: tf.Tensor, tokens: tf.Tensor, given: list[tf.Tensor]) -> tuple[Any, ...]:
         return self.head(self.norm(tokens[:, 0])), tokens, given, None, None

@@ -48,7 +48,7 @@ class TransformerMath:
     def run(self, images: tf.Tensor, upstream: TransformerOutputs | None, seed: tf.Tensor | None) -> TransformerOutputs:
         """As `VisionTransformer`'s call."""
         features: Mapping[int, tf.Tensor] = {}
-        maps: Mapping[int, tf.Tensor] = {}
+        maps: Mapping[int, Any] = {}
         if self.index:
             if upstream is None:
                 raise ValueError(
@@ -81,11 +81,11 @@ class TransformerMath:
         """The upstream's patch tokens (B, u u, dim) -> the context (B, 1 + g g, out) of each block that takes one."""
         raise NotImplementedError
 
-    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
-        """The upstream's logits by block -> the mixed maps, not yet resized, of each block that takes an addend."""
+    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, Any]:
+        """The upstream's logits by block -> for each block that takes an addend, what `_addend` makes it from."""
         raise NotImplementedError
 
-    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+    def _addend(self, maps: Any, tokens: tf.Tensor) -> tf.Tensor:
         """One block's maps, resized; `tokens` are what enters the block."""
         raise NotImplementedError
 

@@ -132,9 +132,9 @@ def test_the_graph_has_no_more_operations_than_it_needs(fields: dict[str, Any]) 
     c, exits = model.config, model.num_exits
     blocks, downstream = exits * c.depth, exits - 1
     performers = 2 * exits if c.embedding == "tokens_to_token" else 0
-    # qkv, projection, fc1, fc2 of every block; the wide fc1 of feature reuse, two of mixing and two a resize; head and
-    # patches; of every performer three, and two for its box filters.
-    flat = 4 * blocks + downstream * (1 + 2 + 2 * c.depth) + exits * (1 if performers else 2) + 5 * performers
+    # qkv, projection, fc1, fc2 of every block; the wide fc1 of feature reuse, one of mixing and one a resize (the
+    # others are batched); head and patches; of every performer three, and two for its box filters.
+    flat = 4 * blocks + downstream * (1 + 1 + c.depth) + exits * (1 if performers else 2) + 5 * performers
     assert kinds["MatMul"] == flat
     assert kinds.get("Conv2D", 0) == (performers + exits if performers else 0)
     assert kinds["Softmax"] == blocks
