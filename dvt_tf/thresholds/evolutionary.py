@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import differential_evolution
 
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.thresholds.operating import TOLERANCE
@@ -25,6 +24,8 @@ def evolutionary_thresholds(
 
     Args, returns: as `exact_thresholds`, for any number of exits.
     """
+    from scipy.optimize import differential_evolution  # slow to import, and seldom needed
+
     count, exits = confidences.shape
     right = np.ascontiguousarray(correct.T)  # (K, N)
     columns = np.ascontiguousarray(confidences.T)  # (K, N)
