@@ -138,8 +138,10 @@ serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Ser
 	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
 	@echo "With batching, versions and metrics: docs/serving.md"
 
-bench: setup ## measure: the inference form, what leaving early saves in time, what choosing thresholds costs
-	$(PY) -m benchmarks.inference --model $(MODEL)
+bench: setup ## measure: speed, memory, a plain port beside it, what leaving early saves, what thresholds cost
+	$(PY) -m benchmarks.inference --model $(MODEL) --out runs/bench
+	$(PY) -m benchmarks.memory --model $(MODEL) --out runs/bench
+	$(PY) -m benchmarks.baseline --model $(MODEL) --out runs/bench
 	$(PY) -m benchmarks.early_exit --model $(MODEL)
 	$(PY) -m benchmarks.solvers
 
