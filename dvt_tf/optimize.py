@@ -1,7 +1,8 @@
 """A trained cascade to its folded inference form: the same mathematics, in fewer passes over memory.
 
 A transformation of the weights, as folding batch norms is: what a Transformer computes stands in the layers alone
-(`TransformerMath`, `BlockMath`, ...), and here are other parts for it to compute with. Folded are
+(`TransformerMath`, `BlockMath`, ...), and here, in `folded_parts` and in `folded_embeddings` are other parts for it to
+compute with. Folded are
 
 - every norm's scale and shift, into the matmul behind it; with that kernel's columns centred, the mean need not be
   subtracted from the tokens either, and all that is left of a norm is one factor a token;
@@ -19,16 +20,15 @@ The resize of the relationships runs block by block, when its block does, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from dvt_tf.folded_embeddings import FoldedPatchEmbedding, FoldedTokensToToken
+from dvt_tf.folded_parts import FlatDense, FoldedMLP, Standardise, as_array, behind_norm, folded_dense, kernel_of
 from dvt_tf.layers.attention import AttentionMath
-from dvt_tf.layers.patch_embedding import cut_patches
-from dvt_tf.layers.performer import PerformerMath, RandomFeaturesMath
 from dvt_tf.layers.reuse import resize_matrix
-from dvt_tf.layers.tokens_to_token import TokensToTokenMath
 from dvt_tf.layers.transformer_block import BlockMath
 from dvt_tf.vision_transformer import TransformerMath, TransformerOutputs, VisionTransformer
 
@@ -67,93 +67,18 @@ class FoldedCascade(tf.Module):
         return {f"exit_{i + 1}": out.logits for i, out in enumerate(outputs)}
 
 
-class _Dense(tf.Module):
-    """inputs (..., in) -> (..., out) in `dtype`: a flat matmul with bias and, if asked, exact GELU, fused."""
-
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, dtype: tf.DType, gelu: bool = False) -> None:
-        super().__init__()
-        out = kernel.shape[1]
-        self.kernel = tf.Variable(tf.cast(kernel, dtype), trainable=False)
-        self.bias = tf.Variable(tf.cast(np.zeros(out) if bias is None else bias, dtype), trainable=False)
-        self.dtype, self.gelu, self.out = dtype, gelu, out
-
-    def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
-        flat = tf.reshape(tf.cast(inputs, self.dtype), (-1, inputs.shape[-1]))
-        # Of a variable's bias the graph's optimiser does not know the size, and then it fuses nothing.
-        bias = tf.ensure_shape(self.bias, (self.out,))
-        outputs = tf.nn.bias_add(tf.matmul(flat, self.kernel), bias)
-        if self.gelu:
-            outputs = tf.nn.gelu(outputs)
-        return tf.reshape(outputs, (*_sizes(inputs)[:-1], self.out))
-
-
-def _sizes(tensor: tf.Tensor) -> list[Any]:
-    """The sizes of all axes, plain numbers where they are known; only the first may be unknown."""
-    return [-1 if size is None else size for size in tensor.shape]
-
-
-class _Standardise:
-    """(B, N, D) -> the same in `dtype`, divided by its deviation over the channels: the rest of the norm is folded."""
-
-    def __init__(self, epsilon: float, dtype: tf.DType) -> None:
-        self.epsilon, self.dtype = epsilon, dtype
-
-    def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
-        mean = tf.reduce_mean(tokens, -1, keepdims=True)
-        length = tf.math.reduce_euclidean_norm(tokens, -1, keepdims=True)  # one pass, and no squares laid out
-        variance = tf.square(length) / tokens.shape[-1] - tf.square(mean)
-        return tf.cast(tokens * tf.math.rsqrt(tf.maximum(variance, 0.0) + self.epsilon), self.dtype)
-
-
-def _after(norm: Any, kernel: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that do on standardised inputs what these do behind a norm: scale and shift in, columns centred.
-
-    In float64; (D, out) and (out,).
-    """
-    folded = kernel * _array(norm.gamma)[:, None]
-    return folded - folded.mean(0), _array(norm.beta) @ kernel + (0.0 if bias is None else bias)
-
-
-def _array(weight: Any) -> np.ndarray:
-    return np.asarray(tf.convert_to_tensor(weight), np.float64)
-
-
-def _kernel_of(dense: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    return _array(dense.kernel), None if dense.bias is None else _array(dense.bias)
-
-
-def _dense(dense: Any, dtype: tf.DType, norm: Any = None, gelu: bool = False) -> _Dense:
-    """The folded form of a `Dense`, behind a norm or not."""
-    kernel, bias = _kernel_of(dense)
-    if norm is not None:
-        kernel, bias = _after(norm, kernel, bias)
-    return _Dense(kernel, bias, dtype, gelu)
-
-
-class _MLP(tf.Module):
-    """The MLP behind a norm: (B, N, D) standardised -> (B, N, out)."""
-
-    def __init__(self, mlp: Any, norm: Any, dtype: tf.DType) -> None:
-        super().__init__()
-        self.fc1 = _dense(mlp.fc1, dtype, norm, gelu=True)
-        self.fc2 = _dense(mlp.fc2, dtype)
-
-    def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
-        return self.fc2(self.fc1(tokens))
-
-
 class _Attention(AttentionMath, tf.Module):
     scale = 1.0
 
     def __init__(self, attention: Any, norm: Any, dtype: tf.DType) -> None:
         super().__init__()
-        kernel, bias = _after(norm, *_kernel_of(attention.qkv))
+        kernel, bias = behind_norm(norm, *kernel_of(attention.qkv))
         queries = slice(0, attention.dim)
         kernel[:, queries] *= attention.scale
         bias[queries] *= attention.scale
         self.num_heads = attention.num_heads
-        self.qkv = _Dense(kernel, bias, dtype)
-        self.projection = _dense(attention.projection, dtype)
+        self.qkv = FlatDense(kernel, bias, dtype)
+        self.projection = folded_dense(attention.projection, dtype)
 
     def __call__(self, tokens: tf.Tensor, relationship: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         return self.attend(tokens, relationship)
@@ -163,10 +88,10 @@ class _Block(BlockMath, tf.Module):
     def __init__(self, block: Any, dtype: tf.DType) -> None:
         super().__init__(name=block.name)
         self.reuse_dim = block.reuse_dim
-        self.norm1 = _Standardise(block.norm_epsilon, dtype)
+        self.norm1 = Standardise(block.norm_epsilon, dtype)
         self.attention = _Attention(block.attention, block.norm1, dtype)
-        self.norm2 = _Standardise(block.norm_epsilon, dtype)
-        self.mlp = _MLP(block.mlp, block.norm2, dtype)
+        self.norm2 = Standardise(block.norm_epsilon, dtype)
+        self.mlp = FoldedMLP(block.mlp, block.norm2, dtype)
 
     def __call__(
         self,
@@ -178,137 +103,13 @@ class _Block(BlockMath, tf.Module):
         return self.run(tokens, features, relationship, seed)
 
 
-class _Windows(NamedTuple):
-    """A soft split that is not laid out: the maps (B, S, S, C) and its kernel, stride and zero padding.
-
-    factor: (B, s, s, 1) float32, of each patch by its norm; None before that.
-    """
-
-    maps: tf.Tensor
-    kernel: int
-    stride: int
-    padding: int
-    factor: tf.Tensor | None = None
-
-
-class _StandardiseWindows:
-    """One over the deviation of every patch, from box filters over the maps and their squares.
-
-    In float64 over pixels: in an even patch of an image next to nothing is left of two large numbers. Where a patch is
-    even altogether the factor is 0, as nothing is left of it behind a norm but rounding.
-    """
-
-    _EVEN = 1e-12  # variance
-
-    def __init__(self, epsilon: float, dtype: tf.DType) -> None:
-        self.epsilon, self.dtype = epsilon, dtype
-
-    def __call__(self, windows: _Windows) -> _Windows:
-        size, channels = windows.maps.shape[1], windows.maps.shape[-1]
-        boxes = _boxes(size, windows.kernel, windows.stride, windows.padding)  # (S, s)
-        down = tf.constant(boxes.T, self.dtype)
-        # A mean over channels is slow, so it is part of the box across.
-        across = tf.constant(np.repeat(boxes / channels, channels, 0), self.dtype)  # (S C, s)
-        rows = tf.reshape(tf.cast(windows.maps, self.dtype), (-1, size * channels))  # (B S, S C)
-
-        def mean(rows: tf.Tensor) -> tf.Tensor:
-            sums = tf.reshape(tf.matmul(rows, across), (-1, size, across.shape[1]))  # (B, S, s)
-            return tf.matmul(down, sums)  # (B, s, s)
-
-        variance = tf.maximum(mean(tf.square(rows)) - tf.square(mean(rows)), 0.0)
-        factor = tf.where(variance > self._EVEN, tf.math.rsqrt(variance + self.epsilon), tf.zeros_like(variance))
-        return windows._replace(factor=tf.cast(factor, tf.float32)[..., None])
-
-
-def _boxes(size: int, kernel: int, stride: int, padding: int) -> np.ndarray:
-    """The mean over windows along one axis with zero padding, as a matrix (size, windows)."""
-    starts = np.arange(-padding, size + padding - kernel + 1, stride)
-    place = np.arange(size)[:, None]
-    return ((place >= starts) & (place < starts + kernel)) / kernel
-
-
-class _Convolution(tf.Module):
-    """Windows -> (B, s s, out): what a matmul over laid out patches gives, times the factor of each, and a bias."""
-
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, side: int, dtype: tf.DType) -> None:
-        super().__init__()
-        out = kernel.shape[1]
-        self.kernel = tf.Variable(tf.cast(kernel.reshape(side, side, -1, out), dtype), trainable=False)
-        self.bias = tf.Variable(tf.cast(np.zeros(out) if bias is None else bias, tf.float32), trainable=False)
-        self.dtype, self.out = dtype, out
-
-    def __call__(self, windows: _Windows) -> tf.Tensor:
-        around = [windows.padding, windows.padding]
-        maps = tf.pad(tf.cast(windows.maps, self.dtype), [[0, 0], around, around, [0, 0]])
-        outputs = tf.nn.conv2d(maps, self.kernel, windows.stride, "VALID")
-        outputs = tf.cast(outputs, tf.float32)
-        if windows.factor is not None:
-            outputs *= windows.factor
-        return tf.reshape(outputs + self.bias, (-1, outputs.shape[1] * outputs.shape[2], self.out))
-
-
-class _RandomFeatures(RandomFeaturesMath, tf.Module):
-    def __init__(self, features: Any) -> None:
-        super().__init__()
-        self.count = features.count
-        self.frequencies = tf.Variable(tf.cast(_array(features.frequencies), tf.float32), trainable=False)
-
-    def __call__(self, vectors: tf.Tensor) -> tf.Tensor:
-        return self.run(vectors)
-
-
-class _Performer(PerformerMath, tf.Module):
-    """A performer behind a soft split of maps with a kernel of `side`; `first`: the maps are pixels."""
-
-    def __init__(self, performer: Any, side: int, first: bool, dtype: tf.DType) -> None:
-        super().__init__()
-        self.norm1 = _StandardiseWindows(performer.norm_epsilon, tf.float64 if first else tf.float32)
-        kernel, bias = _after(performer.norm1, *_kernel_of(performer.kqv))
-        # Rounded to bfloat16, centred columns are so no longer, and even patches of pixels need them to be.
-        self.kqv = _Convolution(kernel, bias, side, tf.float32 if first else dtype)
-        self.features = _RandomFeatures(performer.features)
-        self.projection = _dense(performer.projection, dtype)
-        self.norm2 = _Standardise(performer.norm_epsilon, dtype)
-        self.mlp = _MLP(performer.mlp, performer.norm2, dtype)
-
-    def __call__(self, patches: Any, seed: None = None) -> tf.Tensor:
-        return self.run(patches, seed)
-
-
-class _TokensToToken(TokensToTokenMath, tf.Module):
-    split = staticmethod(_Windows)  # (maps, kernel, stride, padding)
-
-    def __init__(self, embedding: Any, dtype: tf.DType) -> None:
-        super().__init__()
-        self.splits, self.sides = embedding.splits, embedding.sides
-        self.performers = [
-            _Performer(performer, self.splits[i][0], i == 0, dtype) for i, performer in enumerate(embedding.performers)
-        ]
-        self.projection = _Convolution(*_kernel_of(embedding.projection), self.splits[-1][0], dtype)
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        return self.run(images)
-
-
-class _PatchEmbedding(tf.Module):
-    def __init__(self, embedding: Any, dtype: tf.DType) -> None:
-        super().__init__()
-        self.geometry = (embedding.grid, embedding.kernel_size, embedding.padding)
-        kernel = _array(embedding.kernel)
-        self.projection = _Dense(kernel.reshape(-1, kernel.shape[-1]), _array(embedding.bias), dtype)
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        tokens = self.projection(cut_patches(tf.cast(images, self.projection.dtype), *self.geometry))
-        return tf.reshape(tokens, (-1, self.geometry[0] ** 2, tokens.shape[-1]))
-
-
 class _Position(tf.Module):
     """Tokens (B, g g, D) -> (B, 1 + g g, D) float32: the class token is part of the table that is added."""
 
     def __init__(self, position: Any) -> None:
         super().__init__()
-        table = np.array(np.broadcast_to(_array(position.positions), (1, 1 + position.grid**2, position.dim)))
-        table[:, 0] += _array(position.class_token)[0]
+        table = np.array(np.broadcast_to(as_array(position.positions), (1, 1 + position.grid**2, position.dim)))
+        table[:, 0] += as_array(position.class_token)[0]
         self.table = tf.Variable(tf.cast(table, tf.float32), trainable=False)
 
     def __call__(self, tokens: tf.Tensor) -> tf.Tensor:
@@ -322,13 +123,13 @@ class _FeatureReuse(tf.Module):
         super().__init__()
         first = layers[0]
         self.count, self.hidden = len(layers), first.hidden
-        self.norm = _Standardise(first.norm_epsilon, dtype)
-        folded = [_after(layer.norm, *_kernel_of(layer.mlp.fc1)) for layer in layers]
+        self.norm = Standardise(first.norm_epsilon, dtype)
+        folded = [behind_norm(layer.norm, *kernel_of(layer.mlp.fc1)) for layer in layers]
         kernel, bias = np.concatenate([k for k, _ in folded], 1), np.concatenate([b for _, b in folded])
-        self.fc1 = _Dense(kernel, bias, dtype, gelu=True)  # D -> count hidden
-        kernels = np.stack([_array(layer.mlp.fc2.kernel) for layer in layers])
+        self.fc1 = FlatDense(kernel, bias, dtype, gelu=True)  # D -> count hidden
+        kernels = np.stack([as_array(layer.mlp.fc2.kernel) for layer in layers])
         self.kernels = tf.Variable(tf.cast(kernels, dtype), trainable=False)  # (count, hidden, out)
-        biases = np.stack([_array(layer.mlp.fc2.bias) for layer in layers])[:, None, None]
+        biases = np.stack([as_array(layer.mlp.fc2.bias) for layer in layers])[:, None, None]
         self.biases = tf.Variable(tf.cast(biases, tf.float32), trainable=False)  # (count, 1, 1, out)
         self.matrix = resize_matrix(first.source, first.target, class_token=False)
 
@@ -351,9 +152,9 @@ class _RelationshipReuse(tf.Module):
         super().__init__()
         self.num_blocks, self.num_heads, self.length = reuse.num_blocks, reuse.num_heads, 1 + reuse.source**2
         # In float32: with so few channels the matmuls wait for memory, and bfloat16 with a bias is the slower one.
-        self.mix1 = _Dense(_array(reuse.kernel1).T, _array(reuse.bias1)[:, 0], tf.float32, gelu=True)
-        self.kernel2 = tf.Variable(tf.cast(_array(reuse.kernel2), tf.float32), trainable=False)  # (out, hidden)
-        self.bias2 = tf.Variable(tf.cast(_array(reuse.bias2), tf.float32), trainable=False)  # (out, 1)
+        self.mix1 = FlatDense(as_array(reuse.kernel1).T, as_array(reuse.bias1)[:, 0], tf.float32, gelu=True)
+        self.kernel2 = tf.Variable(tf.cast(as_array(reuse.kernel2), tf.float32), trainable=False)  # (out, hidden)
+        self.bias2 = tf.Variable(tf.cast(as_array(reuse.bias2), tf.float32), trainable=False)  # (out, 1)
         self.matrix = resize_matrix(reuse.source, reuse.target, class_token=True)  # (T, S)
         self.dtype = dtype
 
@@ -381,12 +182,12 @@ class _Transformer(TransformerMath, tf.Module):
     def __init__(self, transformer: VisionTransformer, dtype: tf.DType) -> None:
         super().__init__(name=transformer.name)
         self.config, self.index, self.grid = transformer.config, transformer.index, transformer.grid
-        embedding = _TokensToToken if transformer.config.embedding == "tokens_to_token" else _PatchEmbedding
+        embedding = FoldedTokensToToken if transformer.config.embedding == "tokens_to_token" else FoldedPatchEmbedding
         self.embedding = embedding(transformer.embedding, dtype)
         self.position = _Position(transformer.position)
         self.blocks = [_Block(block, dtype) for block in transformer.blocks]
-        self.norm = _Standardise(transformer.config.norm_epsilon, tf.float32)
-        self.head = _dense(transformer.head, tf.float32, transformer.norm)
+        self.norm = Standardise(transformer.config.norm_epsilon, tf.float32)
+        self.head = folded_dense(transformer.head, tf.float32, transformer.norm)
         self._feature_blocks = transformer.feature_blocks
         self._relation_blocks, self._source_blocks = transformer.relation_blocks, transformer.source_blocks
         self.feature_reuse = _FeatureReuse(transformer.feature_reuse, dtype) if transformer.feature_reuse else None

