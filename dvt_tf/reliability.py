@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from dvt_tf.results import ExitResults
 
@@ -74,8 +75,6 @@ def scaled_confidences(results: ExitResults, exit_number: int, temperature: floa
 def _log_sum(results: ExitResults, exit_number: int, temperature: float) -> np.ndarray:
     """(N,) log-sum-exp of all logits, divided by a temperature."""
     top = results.top_logits[:, exit_number - 1].astype(np.float64)  # (N, M)
-    from scipy.special import logsumexp  # slow to import, and seldom needed
-
     kept = logsumexp(top / temperature, axis=-1)
     others = results.num_classes - top.shape[-1]
     if not others:

@@ -37,6 +37,37 @@ def test_gelu_in_bfloat16_is_close() -> None:
     np.testing.assert_allclose(tf.cast(values, tf.float32), points * norm.cdf(points), atol=0.02)
 
 
+def test_the_gradient_in_bfloat16_is_the_float32_one_rounded() -> None:
+    """It is computed in float32: rounding at every step would move it by more than one unit."""
+    points = tf.cast(tf.linspace(-4.0, 4.0, 161), tf.bfloat16)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        total = tf.reduce_sum(gelu(points))
+    found = tape.gradient(total, points)
+    assert found.dtype == tf.bfloat16
+    exact = tf.cast(points, tf.float32).numpy().astype(np.float64)
+    expected = tf.cast(norm.cdf(exact) + exact * norm.pdf(exact), tf.bfloat16)
+    np.testing.assert_allclose(tf.cast(found, tf.float32), tf.cast(expected, tf.float32), rtol=2**-7, atol=1e-6)
+
+
+def test_the_gradient_is_one_compiled_function_and_the_forward_pass_is_not() -> None:
+    """Servers without XLA run the forward pass."""
+
+    def both(inputs: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = gelu(inputs)
+        return tape.gradient(outputs, inputs)
+
+    spec = tf.TensorSpec((None, 3, 4))
+    graph = tf.function(both, autograph=False).get_concrete_function(spec)
+    assert graph.structured_outputs.shape.as_list() == [None, 3, 4]
+    compiled = [node for node in graph.graph.get_operations() if "_XlaMustCompile" in node.node_def.attr]
+    assert [node.node_def.attr["_XlaMustCompile"].b for node in compiled if "Call" in node.type] == [True]
+    forward = tf.function(gelu, autograph=False).get_concrete_function(spec)
+    assert not [node for node in forward.graph.get_operations() if "_XlaMustCompile" in node.node_def.attr]
+
+
 def test_the_mlp_by_hand() -> None:
     random = np.random.default_rng(0)
     layer = MLP(hidden=7, out=3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,3 +68,8 @@ def test_near_the_optimum_on_some_hundred_images(tied: bool) -> None:
 def test_it_is_described_as_an_approximation() -> None:
     for exits in (2, 3, 4):
         assert "approximation" in describe_method("evolutionary", exits)
+
+
+def test_who_does_not_search_does_not_wait_for_scipys_optimizers() -> None:
+    code = "import sys, dvt_tf.thresholds; sys.exit('scipy.optimize' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
