@@ -138,12 +138,11 @@ serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Ser
 	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
 	@echo "With batching, versions and metrics: docs/serving.md"
 
-bench: setup ## measure: speed, memory, a plain port beside it, what leaving early saves, what thresholds cost
-	$(PY) -m benchmarks.inference --model $(MODEL) --out runs/bench
-	$(PY) -m benchmarks.memory --model $(MODEL) --out runs/bench
-	$(PY) -m benchmarks.baseline --model $(MODEL) --out runs/bench
-	$(PY) -m benchmarks.early_exit --model $(MODEL)
-	$(PY) -m benchmarks.solvers
+bench: setup ## measure (into runs/bench): speed, memory, a plain port, what leaving early saves, what thresholds cost
+	@for name in inference memory baseline early_exit; do \
+		$(PY) -m benchmarks.$$name --model $(MODEL) --out runs/bench || exit 1; \
+	done
+	$(PY) -m benchmarks.solvers --out runs/bench
 
 screenshots: setup ## take docs/images/ of the page anew
 	$(PY) -m app.screenshots $(ARGS)

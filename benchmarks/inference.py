@@ -71,7 +71,7 @@ def up_to_exit(form: Any, last: int, images: tf.Tensor) -> Callable[[], tf.Tenso
         return outputs.logits
 
     spec = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
-    graph = tf.function(run, input_signature=[spec], autograph=False)
+    graph = tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
     return lambda: graph(images)
 
 

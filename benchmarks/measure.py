@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -13,7 +12,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from dvt_tf.cascade import DynamicVisionTransformer
+from benchmarks.cores import available_cores
+from dvt_tf.cascade import DynamicVisionTransformer, find_preset
 
 ROOFLINE_SIDE = 2048
 
@@ -59,7 +59,7 @@ def interleaved(
     """The rounds of each, one after another in every round.
 
     Args:
-        runs: by name; each returns when its result is there, as NumPy or a number (a `tf.Tensor` is waited for).
+        runs: by name; a `tf.Tensor` that one returns is waited for.
         rounds: that are kept. warm_up: rounds before them, at least one, as tracing is not timed.
         repeats: calls in a row that a round times together, for runs that are over in a millisecond.
     """
@@ -93,25 +93,21 @@ def load(model: str) -> DynamicVisionTransformer:
     """A model folder or a preset; one whose weights are not bundled is untrained, as time does not depend on them.
 
     Raises:
-        ValueError, FileNotFoundError: no such model.
+        ValueError, FileNotFoundError: no such model, or its weights do not fit.
     """
-    try:
-        return DynamicVisionTransformer.from_preset(model)
-    except ValueError:
-        return DynamicVisionTransformer.from_preset(model, load_weights=False)
+    preset = find_preset(model)[1]
+    return DynamicVisionTransformer.from_preset(model, load_weights=preset is None or preset.bundled)
 
 
 def machine() -> str:
     """What it was measured on, in a line; no name of a machine."""
-    allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
     information = Path("/proc/cpuinfo")  # of Linux
     flags = information.read_text(encoding="utf-8", errors="replace") if information.is_file() else ""
     has = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags]
     return ", ".join(
         [
             f"{platform.machine()} with {' '.join(has) or 'no vector extensions that are known of'}",
-            f"{cores} cores",
+            f"{available_cores()} cores",
             f"TensorFlow {version('tensorflow')}",
             f"Python {platform.python_version()}",
         ]

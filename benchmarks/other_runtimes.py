@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from benchmarks.cores import available_cores
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.presets import CascadeConfig
 
@@ -61,12 +62,6 @@ class Work(NamedTuple):
         config = CascadeConfig.from_dict(json.loads((folder / "config.json").read_text()))
         with np.load(folder / "weights.npz") as arrays:
             return cls(folder, config, dict(arrays), available_cores())
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a benchmark found: tables that are shown and written as Markdown and CSV, and plots beside them."""
+"""What a benchmark found: tables that are shown, and written as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from rich.table import Table
 from benchmarks.measure import machine
 from dvt_tf.files import written_whole
 
-Out = Annotated[
-    Path | None, typer.Option(help="A folder to write the tables to as well, as Markdown and CSV, and the plots.")
-]
+Out = Annotated[Path | None, typer.Option(help="A folder to write the tables to as well, as Markdown and CSV.")]
 
 
 class Report:
@@ -58,10 +56,6 @@ class Report:
         """Shows a line and keeps it."""
         self._console.print(line)
         self._markdown.append(line)
-
-    def plot(self, path: str, meaning: str) -> None:
-        """Keeps a plot that lies in `out` already."""
-        self._markdown.append(f"![{meaning}]({path})")
 
     def close(self) -> None:
         """Writes what was kept."""

@@ -20,8 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import typer
 
+from benchmarks.cores import available_cores
 from benchmarks.measure import Middle, Rounds, interleaved
-from benchmarks.other_runtimes import OURS, RUNTIMES, available_cores
+from benchmarks.other_runtimes import OURS, RUNTIMES
 from benchmarks.report import Out, Report
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.report import Out, Report
 from dvt_tf.thresholds import METHODS, choose
 
 GMACS = np.array([0.47, 1.46, 3.50])  # about those of DVT (T2T-ViT-12)
@@ -31,22 +30,21 @@ def made_up_results(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def main(
     images: Annotated[int, typer.Option(help="Made-up images.")] = 50_000,
     repeats: Annotated[int, typer.Option(help="Runs of each, of which the median is shown.")] = 3,
+    out: Out = None,
 ) -> None:
     """Time every method for one budget and for a curve of 40; and the exact one where every cut matters."""
     usual = made_up_results(images, seed=0)
     # Only the last exit is ever right, so that no cut can be left out.
     hardest = (usual[0], np.tile([False, False, True], (images, 1)))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("method", "results", "one budget, s", f"{CURVE} budgets, s"):
-        table.add_column(heading, justify="right" if heading.endswith(", s") else "left")
     cases = [*((method, "usual", usual) for method in METHODS), ("exact", "every cut matters", hardest)]
+    rows = []
     for method, kind, (confidences, correct) in cases:
         budgets = [[1.5], np.linspace(GMACS[0], GMACS[-1], CURVE).tolist()]
         seconds = [[_seconds(confidences, correct, wanted, method) for _ in range(repeats)] for wanted in budgets]
-        table.add_row(method, kind, *(f"{statistics.median(runs):.2f}" for runs in seconds))
-    console = Console(highlight=False)
-    console.print(f"{images:,} images, three exits, median of {repeats}")
-    console.print(table)
+        rows.append([method, kind, *(f"{statistics.median(runs):.2f}" for runs in seconds)])
+    report = Report("solvers", f"Choosing thresholds: {images:,} images, three exits, median of {repeats}", out)
+    report.table(("method", "results", "one budget, s", f"{CURVE} budgets, s"), rows)
+    report.close()
 
 
 def _seconds(confidences: np.ndarray, correct: np.ndarray, budgets: list[float], method: str) -> float:
