@@ -41,6 +41,9 @@ class AdaptiveClassifier(tf.Module):
     def __init__(self, model: DynamicVisionTransformer, thresholds: Any = None, precision: str | None = None) -> None:
         super().__init__(name="adaptive_classifier")
         self.form = model.optimized(precision)
+        self._first: _Stage | None = None
+        for transformer in reversed(self.form.transformers):
+            self._first = _Stage(transformer, self._first)
         self.model = model
         if thresholds is None:
             thresholds = model.card["thresholds"]["values"]
@@ -116,78 +119,73 @@ class AdaptiveClassifier(tf.Module):
         Returns:
             As `trace`.
         """
-        model, classes = self.model, self.model.config.num_classes
-        count = tf.shape(images)[0]
+        first, classes = self._first, self.model.config.num_classes
+        assert first is not None
         thresholds = tf.where(thresholds >= 0.0, thresholds, NEVER)  # a NaN is not >= 0 either
-        going = tf.range(count)  # indices, into the batch, of the rows that go on
-        probabilities = tf.zeros((count, classes))
-        exits = tf.zeros((count,), tf.int32)
-        processed = []
-        upstream: list[tf.Tensor] = []  # what the Transformer before hands on: features, then relationships
-        for k, transformer in enumerate(self.form.transformers):
-            is_last = k + 1 == model.num_exits
-            logits, handed_on = _Stage(transformer, images, upstream, going, first=k == 0, is_last=is_last)()
-            processed.append(tf.shape(logits)[0])
-            here = tf.nn.softmax(logits)  # (rows going, C)
-            if is_last:
-                leaves = tf.ones_like(going, tf.bool)
-            else:
-                leaves = tf.reduce_max(here, -1) >= tf.gather(thresholds[:, k], going)
-            left = tf.boolean_mask(going, leaves)[:, None]
-            probabilities = tf.tensor_scatter_nd_update(probabilities, left, tf.boolean_mask(here, leaves))
-            exits = tf.tensor_scatter_nd_update(exits, left, tf.fill(tf.shape(left)[:1], k + 1))
-            if not is_last:
-                stays = tf.where(~leaves)[:, 0]
-                going = tf.gather(going, stays)
-                upstream = [tf.gather(part, stays) for part in handed_on]
+        probabilities, exits, processed = tf.cond(
+            tf.shape(images)[0] > 0,
+            lambda: first(images, thresholds, []),
+            lambda: (tf.zeros((0, classes)), tf.zeros((0,), tf.int32), tf.zeros((self.num_exits,), tf.int32)),
+        )
         result = {
             "probabilities": probabilities,
             "confidence": tf.reduce_max(probabilities, -1),
             "exit": exits,
             "gmacs": tf.gather(tf.constant(np.concatenate([[0.0], self.gmacs]), tf.float32), exits),
         }
-        return result, tf.stack(processed)
+        return result, processed
 
 
 class _Stage:
-    """One Transformer on the rows that go on; none of it runs where there are none.
+    """One Transformer, and behind it those that come after, for the rows that go on.
 
-    Its call gives the logits, and what it hands on to the next: features, then the relationships of each block.
+    Call: at least one image (n, S, S, 3), its thresholds (n, K - 1) and what the Transformer before hands on, its
+    features and then the relationships of each block (nothing, for the first) -> probabilities (n, C), exits (n,) int32
+    1-based, and how many rows this Transformer and each one after it processed, int32.
     """
 
-    def __init__(
-        self,
-        transformer: Any,
-        images: tf.Tensor,
-        upstream: list[tf.Tensor],
-        going: tf.Tensor,
-        first: bool,
-        is_last: bool,
-    ) -> None:
-        self.transformer = transformer
-        self.images = images
-        self.upstream = upstream
-        self.going = going
-        self.first, self.is_last = first, is_last
+    def __init__(self, transformer: Any, after: _Stage | None) -> None:
+        self.transformer, self.after = transformer, after
+        # Called as a function, which TensorFlow optimises by itself. Inlined into a branch of `tf.cond`, every constant
+        # would wait for that branch, and TensorFlow 2.15 fuses no GELU into a matmul when its constants wait.
+        self._graph = tf.function(
+            self._run, autograph=False, jit_compile=False, experimental_attributes={"_noinline": True}
+        )
 
-    def __call__(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        logits, *handed_on = tf.cond(tf.size(self.going) > 0, self._run, self._none)
-        return logits, handed_on
+    def __call__(self, images: tf.Tensor, thresholds: tf.Tensor, upstream: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        run = self._run if tf.executing_eagerly() else self._graph  # a single call is not worth a graph
+        return run(images, thresholds, upstream)
 
-    def _run(self) -> list[tf.Tensor]:
-        images = self.images if self.first else tf.gather(self.images, self.going)
-        upstream = None
-        if not self.first:
-            features, *relationships = self.upstream
-            nothing = tf.zeros((0,))  # the upstream's own logits: nothing downstream looks at them
-            upstream = TransformerOutputs(nothing, features, relationships, None, None)
-        outputs = self.transformer(images, upstream=upstream)
-        return [outputs.logits] if self.is_last else [outputs.logits, outputs.features, *outputs.relationships]
+    def _run(self, images: tf.Tensor, thresholds: tf.Tensor, upstream: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        number = self.transformer.index + 1
+        outputs = self.transformer(images, upstream=_outputs_of(upstream))
+        here = tf.nn.softmax(outputs.logits)  # (n, C)
+        rows = tf.shape(here)[:1]
+        exits = tf.fill(rows, number)
+        after = self.after
+        if after is None:
+            return here, exits, rows
+        leaves = tf.reduce_max(here, -1) >= thresholds[:, number - 1]
+        stays = tf.where(~leaves)  # (m, 1)
 
-    def _none(self) -> list[tf.Tensor]:
-        c, length = self.transformer.config, 1 + self.transformer.grid**2
-        logits = tf.zeros((0, c.num_classes))
-        if self.is_last:
-            return [logits]
-        relationship = tf.zeros((0, c.num_heads, length, length))
-        return [logits, tf.zeros((0, length, c.dim)), *[relationship] * c.depth]
+        def go_on() -> tuple[tf.Tensor, ...]:
+            given = (images, thresholds, outputs.features, *outputs.relationships)
+            images_, thresholds_, *handed_on = (tf.gather_nd(part, stays) for part in given)
+            found, later_exits, processed = after(images_, thresholds_, handed_on)
+            return (
+                tf.tensor_scatter_nd_update(here, stays, found),
+                tf.tensor_scatter_nd_update(exits, stays, later_exits),
+                processed,
+            )
+
+        later = thresholds.shape[1] - self.transformer.index
+        found = tf.cond(tf.size(stays) > 0, go_on, lambda: (here, exits, tf.zeros((later,), tf.int32)))
+        return (*found[:2], tf.concat([rows, found[2]], 0))
+
+
+def _outputs_of(handed_on: list[tf.Tensor]) -> TransformerOutputs | None:
+    if not handed_on:
+        return None
+    features, *relationships = handed_on
+    nothing = tf.zeros((0,))  # the upstream's own logits: nothing downstream looks at them
+    return TransformerOutputs(nothing, features, relationships, None, None)

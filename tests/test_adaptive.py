@@ -236,6 +236,17 @@ def test_one_graph_serves_every_batch_and_threshold(case: Case) -> None:
     assert graph.experimental_get_tracing_count() == before == 1
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_each_transformer_is_a_function_that_is_optimised_by_itself(precision: str) -> None:
+    # Within a branch of a condition TensorFlow 2.15 would fuse no GELU into a matmul.
+    classifier = AdaptiveClassifier(small_cascade(), precision=precision)
+    functions = classifier._classify.graph.get_concrete_function().graph.as_graph_def().library.function
+    apart = [function for function in functions if function.attr["_noinline"].b]
+    softmaxes = [sum(node.op == "Softmax" for node in function.node_def) for function in apart]
+    config = classifier.model.config
+    assert sorted(softmaxes) == [config.depth + 1] * classifier.num_exits  # each block's, and its exit's
+
+
 def test_the_weights_are_those_of_the_making() -> None:
     model, images = small_cascade(), random_images(2)
     classifier = AdaptiveClassifier(model, thresholds=[0.0, 0.0])
