@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dvt_tf.folded_parts import FlatDense, FoldedMLP, Standardise, as_array, behind_norm, folded_dense, kernel_of
+from dvt_tf.folded_parts import (
+    FlatDense,
+    FoldedMLP,
+    Standardise,
+    Weight,
+    as_array,
+    behind_norm,
+    folded_dense,
+    kernel_of,
+)
 from dvt_tf.layers.patch_embedding import cut_patches
 from dvt_tf.layers.performer import PerformerMath, RandomFeaturesMath
 from dvt_tf.layers.tokens_to_token import TokensToTokenMath
@@ -68,14 +77,14 @@ class WindowConvolution(tf.Module):
     def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, side: int, dtype: tf.DType) -> None:
         super().__init__()
         out = kernel.shape[1]
-        self.kernel = tf.Variable(tf.cast(kernel.reshape(side, side, -1, out), dtype), trainable=False)
+        self.kernel = Weight(kernel.reshape(side, side, -1, out), dtype)
         self.bias = tf.Variable(tf.cast(np.zeros(out) if bias is None else bias, tf.float32), trainable=False)
         self.dtype, self.out = dtype, out
 
     def __call__(self, windows: Windows) -> tf.Tensor:
         around = [windows.padding, windows.padding]
         maps = tf.pad(tf.cast(windows.maps, self.dtype), [[0, 0], around, around, [0, 0]])
-        outputs = tf.nn.conv2d(maps, self.kernel, windows.stride, "VALID")
+        outputs = tf.nn.conv2d(maps, self.kernel(), windows.stride, "VALID")
         outputs = tf.cast(outputs, tf.float32)
         if windows.factor is not None:
             outputs *= windows.factor

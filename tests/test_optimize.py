@@ -139,6 +139,24 @@ def test_the_graph_has_no_more_operations_than_it_needs(fields: dict[str, Any]) 
     assert "StridedSlice" not in kinds or kinds["StridedSlice"] < 12 * blocks + 20 * exits
 
 
+@pytest.mark.parametrize("fields", [{}, {"embedding": "tokens_to_token", "token_grids": (2, 3, 4)}], ids=str)
+def test_kernels_are_constants_in_bfloat16_and_variables_in_float32(fields: dict[str, Any]) -> None:
+    model = small_cascade(**fields)
+    size = model.config.image_size
+    for precision, constants in (("float32", False), ("bfloat16", True)):
+        graph = tf.function(model.optimized(precision), autograph=False).get_concrete_function(
+            tf.TensorSpec((None, size, size, 3))
+        )
+        kernels = [
+            node.inputs[1].op.type
+            for node in graph.graph.get_operations()
+            if node.type in ("MatMul", "Conv2D") and node.inputs[1].dtype == tf.as_dtype(precision)
+        ]
+        # Constants there are in float32 as well: resizes and box filters.
+        assert (kernels.count("ReadVariableOp") > 0) != constants
+        assert kernels.count("Const") >= 4 * model.num_exits * model.config.depth or not constants
+
+
 def test_soft_splits_are_never_laid_out() -> None:
     model = small_cascade(embedding="tokens_to_token", token_grids=(2, 3, 4))
     size, form = model.config.image_size, FoldedCascade(model)
