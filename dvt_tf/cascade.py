@@ -62,6 +62,16 @@ class DynamicVisionTransformer(keras.Model):
         self._card_holder.value = card
 
     @property
+    def remat(self) -> bool:
+        """Whether training computes what lies inside the Transformers twice, not keeping it; no part of a card."""
+        return self.transformers[0].remat
+
+    @remat.setter
+    def remat(self, remat: bool) -> None:
+        for transformer in self.transformers:
+            transformer.remat = remat
+
+    @property
     def num_exits(self) -> int:
         """One exit per Transformer."""
         return self.config.num_exits
@@ -94,7 +104,7 @@ class DynamicVisionTransformer(keras.Model):
         """Everything that every Transformer computes, upstream first, for those who need more than the logits.
 
         `seed` (2,) int32 draws stochastic depth and dropout in training; by default it comes from the run's seed and
-        the step.
+        the step. Transformers are given one in training alone, and know it by that.
         """
         size = self.config.image_size
         if images.shape.rank != 4 or images.shape[1:] != (size, size, 3):
@@ -102,7 +112,7 @@ class DynamicVisionTransformer(keras.Model):
         images = tf.cast(images, tf.float32)
         if not training:
             seed = None
-        elif seed is None and self.config.is_stochastic:
+        elif seed is None:
             seed = self.step_seed()
         outputs: list[TransformerOutputs] = []
         for i, transformer in enumerate(self.transformers):

@@ -168,12 +168,6 @@ class CascadeConfig:
         """Hidden width of a block's MLP."""
         return int(self.dim * self.mlp_ratio)
 
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether training draws anything inside the model: stochastic depth, or dropout in the performers."""
-        performers_drop = self.embedding == "tokens_to_token" and self.performer_dropout_rate > 0
-        return self.drop_path_rate > 0 or performers_drop
-
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         fields = dataclasses.asdict(self)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from dvt_tf.layers import (
     TokensToToken,
     TransformerBlock,
 )
+from dvt_tf.layers.reuse import standardise
 from dvt_tf.presets import CascadeConfig, blocks_of, tokens_to_token_splits
 
 
@@ -36,9 +38,48 @@ class TransformerOutputs(NamedTuple):
     normalised: Any
 
 
-class TransformerMath:
-    """What a Transformer computes with its parts, in training and folded for inference (`dvt_tf.optimize`)."""
+def recomputed(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of a model whose inner tensors are not kept for the gradient but computed again (Chen et al., 2016).
 
+    Args:
+        part: tensors, or None in place of one -> tensors, nested as they may be; the same whenever it is called.
+
+    `tf.recompute_grad` takes no None, and copies every tensor.
+    """
+
+    def run(*given: Any) -> Any:
+        @tf.custom_gradient
+        def inner(*tensors: tf.Tensor) -> tuple[Any, Callable[..., Any]]:
+            def gradient(*upstream: tf.Tensor, variables: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
+                with tf.control_dependencies(upstream):  # not before it is needed
+                    again = [tf.identity(tensor) for tensor in tensors]
+                with tf.GradientTape() as tape:
+                    tape.watch([*again, *variables])
+                    outputs = part(*_filled(given, again))
+                gradients = tape.gradient(outputs, [*again, *variables], upstream)
+                return gradients[: len(again)], gradients[len(again) :]
+
+            return part(*_filled(given, tensors)), gradient
+
+        return inner(*(tensor for tensor in given if tensor is not None))
+
+    return run
+
+
+def _filled(given: Sequence[Any], tensors: Sequence[tf.Tensor]) -> list[Any]:
+    """`given` with these tensors where it is not None."""
+    left = iter(tensors)
+    return [None if tensor is None else next(left) for tensor in given]
+
+
+class TransformerMath:
+    """What a Transformer computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
+
+    remat: whether the gradient computes anew what lies inside the embedding, the mixing of relationships and every
+    block, instead of its being kept: the least memory in training, at about a third more arithmetic.
+    """
+
+    remat = False
     index: int
     position: Any
     blocks: Sequence[Any]
@@ -54,19 +95,43 @@ class TransformerMath:
                 raise ValueError(
                     f"Transformer {self.index + 1} of the cascade reuses its upstream's outputs and got none"
                 )
-            features = self._features(upstream.features[:, 1:])  # the class token gives no context
-            maps = self._maps(upstream.relationships)
-        entering = self.position(self._embed(images, seed))  # (B, 1 + g g, dim)
+            # The class token gives no context; the gradient of [:, 1:] would be slower.
+            features = self._features(tf.slice(upstream.features, (0, 1, 0), (-1, -1, -1)))
+            maps = self._part(self._mixed, seed)(*upstream.relationships)
+        entering = self._part(self._enter, seed)(images)  # (B, 1 + g g, dim)
         tokens, given = entering, []
-        for i, block in enumerate(self.blocks):
-            tokens, logits = block(
-                tokens,
-                features=features.get(i),
-                relationship=self._addend(maps[i], tokens) if i in maps else None,
-                seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, i),
-            )
+        for i in range(len(self.blocks)):
+            tokens, logits = self._part(self._through, i, seed)(tokens, features.get(i), maps.get(i))
             given.append(logits)
         return TransformerOutputs(*self._leave(entering, tokens, given))
+
+    def _part(self, method: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
+        """A method as a function of tensors alone, its first arguments fixed; recomputed for gradients if `remat`."""
+        part = functools.partial(method, *fixed)
+        return recomputed(part) if self.remat else part
+
+    def _mixed(self, seed: tf.Tensor | None, *relationships: tf.Tensor) -> Mapping[int, tf.Tensor]:
+        """`_maps`, in training or not."""
+        return self._maps(relationships)
+
+    def _resized(self, seed: tf.Tensor | None, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        """`_addend`, in training or not."""
+        return self._addend(maps, tokens)
+
+    def _enter(self, seed: tf.Tensor | None, images: tf.Tensor) -> tf.Tensor:
+        """(B, S, S, 3) -> (B, 1 + g g, dim), what enters the first block."""
+        return self.position(self._embed(images, seed))
+
+    def _through(
+        self, i: int, seed: tf.Tensor | None, tokens: tf.Tensor, features: tf.Tensor | None, maps: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What leaves block i, and its logits."""
+        return self.blocks[i](
+            tokens,
+            features=features,
+            relationship=None if maps is None else self._resized(seed, maps, tokens),
+            seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, i),
+        )
 
     def _leave(self, entering: tf.Tensor, tokens: tf.Tensor, given: list[tf.Tensor]) -> tuple[Any, ...]:
         """What enters the first block, leaves the last one, and each gave -> the fields of the outputs."""
@@ -202,17 +267,27 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
         return self.run(images, upstream, seed)
 
     def _features(self, patches: tf.Tensor) -> Mapping[int, tf.Tensor]:
-        return {i: reuse(patches) for i, reuse in zip(self.feature_blocks, self.feature_reuse, strict=True)}
+        if not self.feature_reuse:
+            return {}
+        standardised = standardise(patches, self.config.norm_epsilon)  # which all their norms begin with
+        contexts = [reuse.context(standardised) for reuse in self.feature_reuse]
+        return dict(zip(self.feature_blocks, contexts, strict=True))
 
-    def _maps(self, relationships: Sequence[tf.Tensor]) -> Mapping[int, tf.Tensor]:
+    def _mixed(self, seed: tf.Tensor | None, *relationships: tf.Tensor) -> Mapping[int, tf.Tensor]:
+        return self._maps(relationships, compiled=seed is not None)
+
+    def _maps(self, relationships: Sequence[tf.Tensor], compiled: bool = False) -> Mapping[int, tf.Tensor]:
         if self.relationship_reuse is None:
             return {}
-        mixed = self.relationship_reuse.mix([relationships[i] for i in self.source_blocks])
+        mixed = self.relationship_reuse.mix([relationships[i] for i in self.source_blocks], compiled)
         return dict(zip(self.relation_blocks, mixed, strict=True))
 
-    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+    def _resized(self, seed: tf.Tensor | None, maps: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        return self._addend(maps, tokens, compiled=seed is not None)
+
+    def _addend(self, maps: tf.Tensor, tokens: tf.Tensor, compiled: bool = False) -> tf.Tensor:
         assert self.relationship_reuse is not None
-        return self.relationship_reuse.addend(maps)
+        return self.relationship_reuse.addend(maps, compiled)
 
     def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         """(B, S, S, 3) -> (B, g g, dim)."""

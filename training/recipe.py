@@ -82,6 +82,9 @@ class Recipe:
         max_damaged: share of the training images that may be damaged: these are named in the log, and another image of
             the batch takes the place of each. Beyond it the run stops.
         precision: `float32`, `mixed_bfloat16` or `mixed_float16`.
+        remat: whether the backward pass computes again what lies inside the blocks, the embedding and the mixing of
+            relationships, for the memory of keeping it (Chen et al., 2016, arXiv 1604.06174). The gradients are the
+            same, so that a resumed run may change it.
         optimizer: `adamw`, `sgd` (with momentum) or `lamb`.
         momentum: of SGD.
         beta_2: of AdamW and LAMB.
@@ -140,6 +143,7 @@ class Recipe:
     held_out: float = 0.0
     max_damaged: float = 0.01
     precision: str = "float32"
+    remat: bool = False
     optimizer: str = "adamw"
     momentum: float = 0.9
     beta_2: float = 0.99
@@ -193,7 +197,7 @@ class Recipe:
             raise _fault("preset", "the name of a preset", self.preset)
         if not isinstance(self.data, str):
             raise _fault("data", 'a SPEC such as digits or folder:PATH, or ""', self.data)
-        for field in ("follow_start", "cosine_over_warmup", "ema_warmup"):
+        for field in ("follow_start", "remat", "cosine_over_warmup", "ema_warmup"):
             if not isinstance(getattr(self, field), bool):
                 raise _fault(field, "true or false", getattr(self, field))
         names = self.frozen

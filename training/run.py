@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import sys
@@ -16,6 +15,7 @@ from dvt_tf import DynamicVisionTransformer, datasets
 from dvt_tf.calibration import calibrated, chosen
 from dvt_tf.checkpoints import assign_state, state_of
 from dvt_tf.evaluation import summary
+from dvt_tf.freed_memory import keep_freed_memory
 from dvt_tf.results import exit_results
 from dvt_tf.thresholds import cheapest_within
 from training import devices, reporting
@@ -71,7 +71,7 @@ def train(
     devices.refuse_uneven(recipe.batch_size, strategy)
     found = open_data(recipe, data)
     plan = Plan.of(recipe, found.count)
-    _keep_freed_memory()
+    keep_freed_memory()
     trainer = make_trainer(recipe, found.classes, plan, strategy, start_from)
     cascade = trainer.cascade
     started_from = start_weights(cascade, start_from) if start_from else {}
@@ -112,6 +112,7 @@ class Run:
         self.cascade = trainer.cascade
         self.chief = devices.is_chief(strategy)
         self.described = {**dataclasses.asdict(recipe), "data": _identity(data, found)}
+        del self.described["remat"]  # how a step is computed, not what: it may differ from start to start
         self.progress = Progress()
         self.shadow: ShadowWeights
 
@@ -133,7 +134,8 @@ class Run:
         if self.chief:
             self.found.damaged.list_in(self.out, anew=not self.progress.step)
             told = devices.describe_devices(self.strategy)
-            reporting.describe_run(self.out, self.described, told, self.progress.step)
+            described = {**self.described, "remat": self.recipe.remat}
+            reporting.describe_run(self.out, described, told, self.progress.step)
 
     def fit(self, stop: StopRequest, save_minutes: float, stop_after: int = 0) -> None:
         """Takes the steps that are left; raises as `train` says."""
@@ -255,6 +257,7 @@ def make_trainer(
             **{**recipe.overrides, "num_classes": len(classes)},
         )
         cascade.card = _card_for(cascade.card, recipe, classes)
+        cascade.remat = recipe.remat
         trainer = CascadeTrainer(
             cascade, recipe.token_loss > 0, recipe.distillation, recipe.frozen, dtype=recipe.precision
         )
@@ -322,12 +325,3 @@ def _identity(data: str, found: TrainingData) -> dict[str, Any]:
     """What data must have in common with those that a run began with; where they lie is no part of it."""
     classes = hashlib.sha256("\n".join(found.classes).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return {"kind": datasets.parse_spec(data).kind, "training_images": found.count, "classes": classes}
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large freed blocks: the step's big tensors are else mapped and faulted in anew every time."""
-    if sys.platform.startswith("linux"):
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

@@ -52,6 +52,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="change a field of the recipe, as TOML: batch_size=256 or augmentation.mixup=0; as often as need be",
     )
     parser.add_argument(
+        "--remat",
+        action="store_true",
+        help="less memory, slower: what lies inside the blocks is computed twice, not kept (--set remat=true)",
+    )
+    parser.add_argument(
         "--save-minutes",
         type=float,
         default=SAVE_MINUTES,
@@ -76,7 +81,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def run(options: argparse.Namespace) -> str:
     """What the command does -> what it says in the end; raises what `main` turns into one line."""
-    recipe = load_recipe(options.recipe, options.smoke, options.set)
+    changes = [*options.set, "remat=true"] if options.remat else options.set
+    recipe = load_recipe(options.recipe, options.smoke, changes)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = devices.make_strategy(options.strategy)
@@ -129,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except tf.errors.ResourceExhaustedError as error:
         print(
-            f"training.train: out of memory ({_plain(error)}); a smaller batch_size or half precision needs less",
+            f"training.train: out of memory ({_plain(error)}); --remat, half precision or a smaller batch_size "
+            "needs less",
             file=sys.stderr,
         )
         return BAD_INPUT

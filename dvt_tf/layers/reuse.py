@@ -6,8 +6,9 @@ Wang et al., 2021, section 3.3. The published code resizes by nearest neighbour 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.mlp import MLP, gelu
+
+_ONE = 8.0  # a power of two so large that its exact GELU is itself, in every float dtype
+
+# One pass over memory instead of five, for the widest tensor of a cascade. Only in training: servers without XLA, and
+# calls of ever new sizes, run the other.
+_compiled_gelu = tf.function(gelu, jit_compile=True, reduce_retracing=True, autograph=False)
 
 
 def resize_matrix_1d(source: int, target: int) -> np.ndarray:
@@ -43,6 +50,39 @@ def resize_matrix(source: int, target: int, class_token: bool) -> np.ndarray:
     return grid.astype(np.float32)
 
 
+def _combining(matrix: np.ndarray) -> Callable[[tf.Tensor, tf.DType], tf.Tensor]:
+    """Left multiplication by a constant matrix (T, S) with few entries a row: (..., S, N) and a dtype -> (..., T, N).
+
+    XLA makes it one pass, casts included: a third of the time of a dense matmul on a CPU. Sums are float32.
+    """
+    count = int((matrix != 0).sum(1).max())
+    columns = np.argsort(matrix == 0, 1, kind="stable")[:, :count]  # the entries first
+    values = np.take_along_axis(matrix, columns, 1)
+
+    def combine(maps: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        rows = [tf.cast(tf.gather(maps, columns[:, k], axis=-2), tf.float32) for k in range(count)]  # (..., T, N)
+        return tf.cast(sum(row * values[:, k, None] for k, row in enumerate(rows)), dtype)
+
+    return tf.function(combine, jit_compile=True, reduce_retracing=True, autograph=False)
+
+
+@functools.cache
+def _compiled_resize(source: int, target: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The resize of a relationship's rows: (..., 1 + source^2, N) -> (..., 1 + target^2, N) float32, compiled."""
+    matrix = resize_matrix(source, target, class_token=True)
+    forward, backward = _combining(matrix), _combining(matrix.T)
+
+    @tf.custom_gradient
+    def resize(maps: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(backward(upstream, maps.dtype), maps.shape)
+
+        resized = forward(maps, tf.float32)
+        return tf.ensure_shape(resized, (*maps.shape[:-2], len(matrix), maps.shape[-1])), gradient
+
+    return resize
+
+
 class GridResize(keras.layers.Layer):
     """Resizes tokens, or both token axes of relationship maps, from one grid to another by a constant matrix.
 
@@ -52,6 +92,8 @@ class GridResize(keras.layers.Layer):
         axes: 1 for features (B, source^2, C) -> (B, target^2, C); 2 for relationships
             (B, C, 1 + source^2, 1 + source^2) -> (B, C, 1 + target^2, 1 + target^2), whose class row and column are
             resized along the other axis only and whose class-class entry is copied.
+
+    Call: of the dtype that it is given; with `compiled`, for training, relationships become float32.
     """
 
     def __init__(self, source: int, target: int, axes: int, **kwargs: Any) -> None:
@@ -63,14 +105,24 @@ class GridResize(keras.layers.Layer):
         self.axes = axes
         self._matrix = resize_matrix(source, target, class_token=axes == 2)
 
-    def call(self, maps: tf.Tensor) -> tf.Tensor:
+    def call(self, maps: tf.Tensor, compiled: bool = False) -> tf.Tensor:
         matrix = tf.cast(tf.constant(self._matrix), maps.dtype)  # (T, S)
         if self.axes == 1:
             return tf.matmul(matrix, maps)  # (B, T, C)
-        return tf.matmul(matrix, tf.matmul(maps, matrix, transpose_b=True))  # (B, C, T, T)
+        rows, (channels, length) = tf.reshape(maps, (-1, maps.shape[-1])), maps.shape[1:3]
+        maps = tf.reshape(tf.matmul(rows, matrix, transpose_b=True), (-1, channels, length, matrix.shape[0]))
+        if compiled:
+            return _compiled_resize(self.source, self.target)(maps)
+        return tf.matmul(matrix, maps)  # (B, C, T, T)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "source": self.source, "target": self.target, "axes": self.axes}
+
+
+def standardise(features: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """What a LayerNorm does before its scale and shift: (B, N, D) -> mean 0 and variance 1 over the channels."""
+    centred = features - tf.reduce_mean(features, -1, keepdims=True)
+    return centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
 
 
 class FeatureReuse(keras.layers.Layer):
@@ -84,7 +136,8 @@ class FeatureReuse(keras.layers.Layer):
         norm_epsilon: epsilon of the norm.
 
     Call: features (B, source^2, D) float32, the upstream's last block output without its class token
-    -> (B, 1 + target^2, out) float32, where the class token's row is zero.
+    -> (B, 1 + target^2, out) float32, where the class token's row is zero. `context` is what comes after `standardise`,
+    which is the same for all blocks of a Transformer.
     """
 
     def __init__(
@@ -106,7 +159,19 @@ class FeatureReuse(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
-        context = tf.cast(self.mlp(self.norm(features)), tf.float32)  # (B, S S, out)
+        return self.context(standardise(features, self.norm_epsilon))
+
+    def context(self, standardised: tf.Tensor) -> tf.Tensor:
+        """Features that are standardised already -> (B, 1 + target^2, out) float32."""
+        # The norm's scale and shift are part of the kernel and bias behind it: two passes less over the tokens.
+        kernel = tf.cast(tf.convert_to_tensor(self.mlp.fc1.kernel), tf.float32)  # (D, hidden)
+        shift = tf.linalg.matvec(kernel, tf.convert_to_tensor(self.norm.beta), transpose_a=True)
+        bias = shift + tf.cast(tf.convert_to_tensor(self.mlp.fc1.bias), tf.float32)
+        kernel *= tf.convert_to_tensor(self.norm.gamma)[:, None]
+        rows = tf.reshape(tf.cast(standardised, self.compute_dtype), (-1, standardised.shape[-1]))  # (B S S, D)
+        hidden = tf.matmul(rows, tf.cast(kernel, self.compute_dtype))
+        hidden = gelu(tf.nn.bias_add(hidden, tf.cast(bias, self.compute_dtype)))  # (B S S, hidden)
+        context = tf.reshape(tf.cast(self.mlp.fc2(hidden), tf.float32), (-1, self.source**2, self.out))
         return tf.pad(self.resize(context), [[0, 0], [1, 0], [0, 0]])  # (B, 1 + T T, out)
 
     def get_config(self) -> dict[str, Any]:
@@ -162,25 +227,40 @@ class RelationshipReuse(keras.layers.Layer):
         # Resized block by block: the least memory, and no slower than all at once.
         return [self.addend(maps) for maps in self.mix(relationships)]
 
-    def mix(self, relationships: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Upstream logits -> `num_blocks` maps (B, num_heads, 1 + source^2, 1 + source^2) in the compute dtype."""
+    def mix(self, relationships: Sequence[tf.Tensor], compiled: bool = False) -> list[tf.Tensor]:
+        """Upstream logits -> `num_blocks` maps (B, num_heads, 1 + source^2, 1 + source^2) in the compute dtype.
+
+        `compiled` has XLA compile the GELU, for training.
+        """
         length = 1 + self.source**2
-        maps = tf.concat([tf.cast(logits, self.compute_dtype) for logits in relationships], 1)  # (B, C, S, S)
-        maps = tf.reshape(maps, (-1, maps.shape[1], length * length))  # (B, C, S S)
-        maps = gelu(self._mix(maps, self.kernel1, self.bias1))  # (B, hidden, S S)
-        maps = self._mix(maps, self.kernel2, self.bias2)  # (B, blocks heads, S S)
+        maps = [tf.cast(logits, self.compute_dtype) for logits in relationships]  # each (B, heads, S, S)
+        maps = tf.concat([*maps, tf.ones_like(maps[0][:, :1])], 1)  # (B, C + 1, S, S)
+        maps = tf.reshape(maps, (-1, maps.shape[1], length * length))  # (B, C + 1, S S)
+        kernel1, kernel2 = self._kernels()
+        hidden = tf.matmul(kernel1, maps)  # (B, hidden + 1, S S)
+        hidden = tf.ensure_shape(_compiled_gelu(hidden), hidden.shape) if compiled else gelu(hidden)
+        maps = tf.matmul(kernel2, hidden)  # (B, blocks heads, S S)
         maps = tf.reshape(maps, (-1, self.num_blocks, self.num_heads, length, length))
         return tf.unstack(maps, axis=1)
 
-    def addend(self, maps: tf.Tensor) -> tf.Tensor:
-        """One block's maps -> (B, num_heads, 1 + target^2, 1 + target^2) float32."""
-        return tf.cast(self.resize(maps), tf.float32)
+    def _kernels(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Both convolutions, (hidden + 1, C + 1) and (blocks heads, hidden + 1), each bias as one more input channel.
 
-    def _mix(self, maps: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
-        # The bias rides along as one more input channel of ones: its gradient is then part of a matmul, not a slow sum.
-        ones = tf.ones_like(maps[:, :1])
-        kernel = tf.concat([tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias)], 1)  # (out, in + 1)
-        return tf.matmul(tf.cast(kernel, self.compute_dtype), tf.concat([maps, ones], 1))
+        A bias's gradient is then part of a matmul, not a slow sum. The channel of ones becomes a hidden one of `_ONE`,
+        which the GELU leaves as it is: so the hidden maps need not be copied to get theirs.
+        """
+        kernel1, bias1, kernel2, bias2 = (
+            tf.cast(tf.convert_to_tensor(weight), tf.float32)
+            for weight in (self.kernel1, self.bias1, self.kernel2, self.bias2)
+        )
+        last = tf.concat([tf.zeros_like(kernel1[:1]), [[_ONE]]], 1)  # (1, C + 1)
+        first = tf.concat([tf.concat([kernel1, bias1], 1), last], 0)
+        second = tf.concat([kernel2, bias2 / _ONE], 1)
+        return tf.cast(first, self.compute_dtype), tf.cast(second, self.compute_dtype)
+
+    def addend(self, maps: tf.Tensor, compiled: bool = False) -> tf.Tensor:
+        """One block's maps -> (B, num_heads, 1 + target^2, 1 + target^2) float32."""
+        return tf.cast(self.resize(maps, compiled=compiled), tf.float32)
 
     def get_config(self) -> dict[str, Any]:
         return {

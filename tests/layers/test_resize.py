@@ -63,6 +63,9 @@ def test_relationships_are_resized_on_both_axes_and_the_class_token_is_kept_apar
         for c in range(3):
             np.testing.assert_allclose(resized[b, c], stepwise_map(maps[b, c], target), atol=2e-6)
     np.testing.assert_array_equal(resized[:, :, 0, 0], maps[:, :, 0, 0])
+    compiled = GridResize(source, target, axes=2)(tf.constant(maps), compiled=True)
+    assert compiled.dtype == tf.float32
+    np.testing.assert_allclose(compiled, resized, atol=2e-6)
 
 
 @given(source=st.integers(1, 9), more=st.integers(0, 7), seed=st.integers(0, 999))
