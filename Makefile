@@ -46,7 +46,7 @@ help: ## list these targets
 	@echo "  PYTHON_KERAS3=...  the Python of .venv-keras3"
 	@echo "  GPU=1              TensorFlow with its CUDA libraries"
 	@echo "  PYTORCH=1          PyTorch too, for dvt convert"
-	@echo "  MODEL=...          a model folder or a preset, for serve and bench"
+	@echo "  MODEL=...          a model folder or a preset, for serve"
 	@echo "  WORKERS=2          test files that run at a time; 0 for one after another in one process"
 	@echo "  ARGS=...           more arguments for demo, train-digits, screenshots and the tests"
 
@@ -138,11 +138,8 @@ serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Ser
 	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
 	@echo "With batching, versions and metrics: docs/serving.md"
 
-bench: setup ## measure (into runs/bench): speed, memory, a plain port, what leaving early saves, what thresholds cost
-	@for name in inference memory baseline early_exit; do \
-		$(PY) -m benchmarks.$$name --model $(MODEL) --out runs/bench || exit 1; \
-	done
-	$(PY) -m benchmarks.solvers --out runs/bench
+bench: setup ## measure what everything costs here, into runs/bench/README.md (about 20 minutes; ARGS='--only NAME')
+	$(PY) -m benchmarks --out runs/bench $(ARGS)
 
 screenshots: setup ## take docs/images/ of the page anew
 	$(PY) -m app.screenshots $(ARGS)

@@ -61,7 +61,13 @@ def main(
 
 
 def up_to_exit(form: Any, last: int, images: tf.Tensor) -> Callable[[], tf.Tensor]:
-    """The logits of exit `last` (0-based) of a cascade or its folded form, as a graph over batches of any size."""
+    """The logits of exit `last` (0-based) for these images; see `exit_graph`."""
+    graph = exit_graph(form, last)
+    return lambda: graph(images)
+
+
+def exit_graph(form: Any, last: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Images to the logits of exit `last` (0-based) of a cascade or its folded form, for batches of any size."""
 
     def run(images: tf.Tensor) -> tf.Tensor:
         outputs = None
@@ -70,9 +76,9 @@ def up_to_exit(form: Any, last: int, images: tf.Tensor) -> Callable[[], tf.Tenso
         assert outputs is not None
         return outputs.logits
 
-    spec = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
-    graph = tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
-    return lambda: graph(images)
+    size = form.config.image_size
+    spec = tf.TensorSpec((None, size, size, 3), tf.float32)
+    return tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.measure import load
 from benchmarks.report import Out, Report
 
 FORMS = ("layers", "float32", "bfloat16")
-_PEAK = "peak memory, bytes:"
+PEAK = "peak memory, bytes:"
 
 
 def main(
@@ -31,10 +31,10 @@ def main(
     """What `/usr/bin/time -v` calls the maximum resident set size, for the plain layers and both folded forms."""
     if form:
         _classify(model, form, batch)
-        print(_PEAK, _peak())
+        print(PEAK, peak())
         return
     report = Report("memory", f"{model}: peak memory of a process that classifies {batch} images, all exits", out)
-    rows = [["no model", f"{_peak() / 1e9:.2f}"]]
+    rows = [["no model", f"{peak() / 1e9:.2f}"]]
     rows += [[name, f"{_in_a_process(model, name, batch) / 1e9:.2f}"] for name in FORMS]
     report.table(("form", "GB"), rows)
     report.close()
@@ -50,12 +50,17 @@ def _classify(model: str, form: str, batch: int) -> None:
 
 
 def _in_a_process(model: str, form: str, batch: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.memory", "--model", model, "--batch", str(batch), "--form", form]
+    return peak_of("benchmarks.memory", "--model", model, "--batch", str(batch), "--form", form)
+
+
+def peak_of(module: str, *arguments: str) -> float:
+    """The most memory, bytes, that a program of its own had, which prints it last, behind `PEAK`."""
+    command = [sys.executable, "-m", module, *arguments]
     found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(found.stdout.rpartition(_PEAK)[2])
+    return float(found.stdout.rpartition(PEAK)[2])
 
 
-def _peak() -> float:
+def peak() -> float:
     """The most memory, bytes, that this process has had."""
     status = Path("/proc/self/status")  # of Linux, where the other one counts what started this process too
     if status.is_file():

@@ -47,6 +47,7 @@ class Port:
         if model.compute_dtype != "float32":
             raise ValueError(f"the port computes in float32 only, and the model in {model.compute_dtype}")
         model.build()
+        self.config = model.config
         self.transformers = [PortedTransformer(transformer) for transformer in model.transformers]
 
     def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,16 +1,22 @@
-"""The benchmarks of the folded form as commands: their tables come out, whatever the times are."""
+"""The benchmarks as commands: their tables come out, whatever the times are."""
 
 from __future__ import annotations
 
 import csv
+import importlib
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import typer
 
-from benchmarks import early_exit, inference, memory
+from benchmarks import __main__ as every
+from benchmarks import agreement, early_exit, inference, memory, throughput, training
 from benchmarks.inference import up_to_exit
+from benchmarks.measure import Rounds, load
+from benchmarks.training import Case
 from dvt_tf.serving import export
 from tests.cascades import random_images, small_cascade
 
@@ -76,3 +82,86 @@ def test_each_form_has_a_process_of_its_own(folder: str, tmp_path: Path, monkeyp
     rows = table(tmp_path / "out" / "memory_1.csv")
     assert [row[0] for row in rows] == ["form", "no model", "bfloat16"]
     assert 0.1 < float(rows[2][1]) < 50
+
+
+def test_the_ideal_is_the_shares_of_the_exits() -> None:
+    found = {0: Rounds((1.0, 2.0)), 1: Rounds((3.0, 5.0)), 2: Rounds((7.0, 9.0))}
+    assert early_exit._ideal(found, np.array([0.5, 0.25, 0.25])).seconds == (3.0, 4.5)
+
+
+def test_leaving_early_is_timed_beside_the_ideal(folder: str) -> None:
+    rows = early_exit.against_ideal(load(folder), "float32", batch=4, rounds=1)
+    assert [row[0] for row in rows] == ["1", "2", "3", "a mix of all"]
+    assert all(float(over.split()[0]) > 0 for _, _, over in rows)
+    assert [row[0] for row in early_exit.against_ideal(load(folder), "bfloat16", batch=1, rounds=1)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_what_is_timed_of_training_is_a_step_that_learns(remat: bool) -> None:
+    step = training.step_of("dvt_tiny_digits", Case("", {"depth": 1, "token_grids": (7, 10)}, remat), "float32", 4)
+    losses = [step() for _ in range(12)]
+    assert losses[-1] < losses[0] < 6
+
+
+def test_the_table_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "step_of", lambda *_: lambda: 0.0)
+    training.main("dvt_tiny_digits", batch=2, case="7x7 alone", precisions=["float32"])
+    assert 0 <= float(capsys.readouterr().out.rpartition(":")[2]) < 1e11
+    monkeypatch.setattr(training, "peak_of", lambda module, *given: 2e9 if given[-1].endswith("alone") else 9e9)
+    training.main("dvt_tiny_digits", batch=2, rounds=1, precisions=["float32"], compiled=True, out=tmp_path)
+    rows = table(tmp_path / "training_1.csv")
+    names = ["7x7 alone", "10x10 alone", "14x14 alone", "their sum", *(case.name for case in training.WHOLE)]
+    assert [row[0] for row in rows[1:]] == [*names, training.COMPILED.name]
+    assert rows[4][2:] == ["1.00 (1.00-1.00)", "6.00", "3.00", "1.00"]
+    assert rows[8][3:] == ["9.00", "4.50", "1.50"]
+
+
+def test_accuracy_against_throughput(tmp_path: Path) -> None:
+    card = every.RESULTS / "digits_static_7_card.json"
+    throughput.main(static=[card], batch=64, images=64, limit=300, rounds=1, out=tmp_path)
+    rows = table(tmp_path / "throughput_1.csv")
+    assert [row[0] for row in rows[1:]] == [*(f"budget {k + 1}" for k in range(throughput.POINTS)), "digits_static_7"]
+    budgets = [float(row[2]) for row in rows[1:-1]]
+    assert budgets == sorted(budgets)
+    assert (rows[-1][1], rows[-1][2]) == ("62.3", "0.024")
+    assert float(rows[-2][1]) == pytest.approx(89.9, abs=5)
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_agreement_of_both_precisions(tmp_path: Path) -> None:
+    agreement.main(limit=256, out=tmp_path)
+    rows = table(tmp_path / "agreement_1.csv")
+    assert [row[0] for row in rows[1:]] == ["exit 1 alone", "exit 2 alone", "exit 3 alone", "leaving early"]
+    assert all(float(row[1]) > 97 and float(row[2]) > 95 for row in rows[1:])
+    assert all(float(row[2]) == 100 for row in rows[1:4])
+    assert all(float(row[3]) > 60 for row in rows[1:])
+
+
+def test_all_benchmarks_are_joined_in_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def run(command: list[str], check: bool) -> None:
+        ran.append(command)
+        out = Path(command[-1])
+        out.mkdir(parents=True)
+        (out / f"{command[2].partition('.')[2]}.md").write_text(f"## {out.name}\n")
+        (out / "plot.png").write_bytes(b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    every.main(tmp_path)
+    report = (tmp_path / "README.md").read_text()
+    assert all(f"## {name}\n" in report and f"![plot]({name}/plot.png)" in report for name in every.ALL)
+    assert len(ran) == len(every.ALL)
+    with pytest.raises(typer.BadParameter, match="there is no nothing"):
+        every.main(tmp_path, only=["nothing"])
+
+
+@pytest.mark.parametrize("name", sorted({command[0] for command in every.ALL.values()}))
+def test_all_benchmarks_that_are_joined_take_what_they_are_given(name: str) -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(f"benchmarks.{name}").main)
+    for module, *arguments in every.ALL.values():
+        if module == name:
+            typer.main.get_command(app).make_context(name, [*arguments, "--out", "x"], resilient_parsing=False)
