@@ -42,8 +42,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="SPEC",
-        help="test images for the second tab: digits, folder:PATH, shards:PATH or tfds:NAME; if several are given, a "
-        "model takes the first that has its classes (default: digits, for a model that knows them)",
+        help="test images for the second tab: digits, shapes, folder:PATH, shards:PATH or tfds:NAME; if several are "
+        "given, a model takes the first that has its classes (default: digits or shapes, for a model that knows them)",
     )
     parser.add_argument(
         "--results",

@@ -34,7 +34,7 @@ def digit_examples() -> tuple[Example, ...]:
     chosen: list[Example] = []
     for difficulty, (size, clutter) in DIFFICULTIES.items():
         # A halving of the size weighs as much as the whole range of clutter.
-        distance = np.abs(np.log2(scenes.digit_size / size)) + np.abs(scenes.clutter - clutter)
+        distance = np.abs(np.log2(scenes.object_size / size)) + np.abs(scenes.clutter - clutter)
         count = 0
         for index in np.argsort(distance, kind="stable"):
             label = str(int(scenes.labels[index]))

@@ -22,8 +22,8 @@ from app.views import PROMISED_ON, RISKS, gflops, percent
 from dvt_tf import datasets, preprocessing
 from dvt_tf.calibration import budget_points, thresholds_for_budget
 from dvt_tf.checkpoints import weights_digest
-from dvt_tf.digits import SCENES, digit_scenes
 from dvt_tf.results import ExitResults, exit_results, load_results
+from dvt_tf.scenes import SCENES
 from dvt_tf.thresholds import Operating, operate
 
 SHOWN = 300  # images in the gallery
@@ -103,7 +103,8 @@ class TestSets:
 
     Args:
         predictors: the models. data: SPEC[@SPLIT]s; a model takes the first that has its classes, and one that knows
-            digits takes those if none does. results: files of `dvt evaluate --out`, which spare running a model.
+            an embedded data set takes that if none does. results: files of `dvt evaluate --out`, which spare running
+            a model.
         beside: summaries of other models, to compare with, by name.
     """
 
@@ -128,7 +129,7 @@ class TestSets:
             ValueError: data was given, and it has other classes than the model. FileNotFoundError: it is not there.
         """
         predictor, fault = self.predictors[name], None
-        for data in (*self._data, *(("digits",) if predictor.knows_digits else ())):
+        for data in (*self._data, *datasets.embedded_for(predictor.card)):
             try:
                 _check_fits(data, predictor.card)
             except (ValueError, FileNotFoundError) as error:
@@ -349,8 +350,8 @@ def images_of(data: str, card: Mapping[str, Any], count: int, shown: np.ndarray)
     spec, split = _parsed(data)
     table = datasets.label_table(datasets.class_names(spec, split), card, spec)
     kind = datasets.parse_spec(spec).kind
-    if kind == "digits":
-        return _digit_images(split, table, count, shown)
+    if kind in datasets.EMBEDDED:
+        return _scene_images(kind, split, table, count, shown)
     if kind == "folder":
         return _folder_images(spec, split, table, card, count, shown)
     names: list[bytes] = []
@@ -372,14 +373,15 @@ def images_of(data: str, card: Mapping[str, Any], count: int, shown: np.ndarray)
     return Images(table[classes], thumbnails, read)
 
 
-def _digit_images(split: str, table: np.ndarray, count: int, shown: np.ndarray) -> Images:
-    _check_count(f"digits@{split}", SCENES[split], count, fewer=True)
-    scenes = digit_scenes(split, count)
+def _scene_images(kind: str, split: str, table: np.ndarray, count: int, shown: np.ndarray) -> Images:
+    _check_count(f"{kind}@{split}", SCENES[split], count, fewer=True)
+    draw = datasets.EMBEDDED[kind].split_scenes
+    scenes = draw(split, count)
     kept = {int(index): scenes.images[index] for index in shown}
 
     def read(index: int) -> bytes:
         pixels = kept.get(index)
-        return _png(digit_scenes(split, count).images[index] if pixels is None else pixels)
+        return _png(draw(split, count).images[index] if pixels is None else pixels)
 
     return Images(table[scenes.labels], np.stack([thumbnail(pixels) for pixels in kept.values()]), read)
 

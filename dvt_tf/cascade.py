@@ -246,10 +246,15 @@ def read_card_of(folder_or_name: str | Path) -> dict[str, Any]:
 
 def _check_bundled(name: str | Path, folder: Path) -> None:
     if not (folder / checkpoints.CARD_FILE).exists():
+        recipe = PRESETS[str(name)].recipe
+        how = (
+            f"train some with `python -m training.train --recipe {recipe} --out DIR` and load DIR/model"
+            if recipe
+            else f"convert the published checkpoint with `dvt convert CHECKPOINT.pth.tar --preset {name} --out DIR` "
+            "and load DIR"
+        )
         raise ValueError(
-            f"no weights are bundled for preset {str(name)!r}: convert the published checkpoint with "
-            f"`dvt convert CHECKPOINT.pth.tar --preset {name} --out DIR` and load DIR, "
-            "or pass load_weights=False for fresh ones"
+            f"no weights are bundled for preset {str(name)!r}: {how}, or pass load_weights=False for fresh ones"
         )
 
 

@@ -1,4 +1,4 @@
-"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order, each once: digits, folders, shards, TFDS, images.
+"""`SPEC[@SPLIT]` to batches of (images, labels), in a fixed order, each once: embedded data, folders, shards, TFDS.
 
 The splits are train, val, calibration and test. Where a folder (or the shards made of it) has no calibration or test
 folder of its own, they come out of val by a stable hash of CLASS/FILENAME: 40 % calibration, 40 % test, 20 % val. Of a
@@ -22,12 +22,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dvt_tf import digits, image_files, preprocessing
+from dvt_tf import image_files, preprocessing
+from dvt_tf.digits import DIGITS
+from dvt_tf.scenes import SCENES, EmbeddedData
+from dvt_tf.shapes import SHAPES
 from dvt_tf.shards import read_shard_set, records
 
 OnDamaged = Callable[[list[str]], None]
 SPLITS = ("train", "val", "calibration", "test")
-KINDS = "digits, folder:PATH, shards:PATH, tfds:NAME or images:PATH"
+EMBEDDED: dict[str, EmbeddedData] = {"digits": DIGITS, "shapes": SHAPES}
+KINDS = f"{', '.join(EMBEDDED)}, folder:PATH, shards:PATH, tfds:NAME or images:PATH"
 _CALIBRATION_SHARE, _TEST_SHARE = 0.4, 0.4
 _C_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DAMAGED = "damaged or unreadable image in the data:"
@@ -35,7 +39,7 @@ _DAMAGED = "damaged or unreadable image in the data:"
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """A parsed SPEC: its kind, the path or name after the colon ("" for digits), and its split if one was given."""
+    """A parsed SPEC: its kind, path or name after the colon ("" for embedded data), and its split if one was given."""
 
     kind: str
     location: str = ""
@@ -47,7 +51,7 @@ class DataSpec:
 
 
 def parse_spec(text: str | DataSpec) -> DataSpec:
-    """Parse `digits`, `folder:PATH`, `shards:PATH` or `tfds:NAME`, each with `@SPLIT` or without.
+    """Parse `digits`, `shapes`, `folder:PATH`, `shards:PATH` or `tfds:NAME`, each with `@SPLIT` or without.
 
     An `@` belongs to the path where the folder of that whole name exists.
 
@@ -64,9 +68,9 @@ def parse_spec(text: str | DataSpec) -> DataSpec:
     if not at:
         body, split = text, ""
     kind, colon, location = body.partition(":")
-    if kind not in ("digits", "folder", "shards", "tfds", "images") or (kind == "digits" and colon):
+    if kind not in (*EMBEDDED, "folder", "shards", "tfds", "images") or (kind in EMBEDDED and colon):
         raise ValueError(f"unknown data {text!r}; it can be {KINDS}, each with @SPLIT or without")
-    if kind != "digits" and not location:
+    if kind not in EMBEDDED and not location:
         raise ValueError(f"data {text!r} names nothing after {kind}:; it can be {KINDS}")
     if at:
         _check_split(split, text)
@@ -85,8 +89,8 @@ def load(
 
     Args:
         spec: what to read.
-        split: train, val, calibration or test; None for the one that the spec names. `train` of digits is a fixed
-            sample of its scenes.
+        split: train, val, calibration or test; None for the one that the spec names. `train` of embedded
+            data is a fixed sample of its scenes.
         card: the model's card; its preprocessing is applied, and its class names give the labels.
         batch_size: at least 1; the last batch holds what is left.
         on_damaged: called with the names of damaged images, which are then left out; without it they are an error.
@@ -107,8 +111,8 @@ def load(
     _check_split(split, str(spec))
     if batch_size < 1:
         raise ValueError(f"the batch size is {batch_size}; it must be at least 1")
-    if spec.kind == "digits":
-        return _load_digits(split, card, batch_size, limit)
+    if spec.kind in EMBEDDED:
+        return _load_scenes(spec.kind, split, card, batch_size, limit)
     if spec.kind == "images":
         paths = unlabelled_files(spec.location, split)
         batches = path_batches(paths, [0] * len(paths), batch_size, limit)
@@ -203,9 +207,13 @@ def sources(spec: str | DataSpec, split: str) -> np.ndarray | None:
 
     None where every example stands for itself.
     """
-    if parse_spec(spec).kind != "digits":
-        return None
-    return digits.scene_sources(split)
+    kind = parse_spec(spec).kind
+    return EMBEDDED[kind].sources(split) if kind in EMBEDDED else None
+
+
+def embedded_for(card: Mapping[str, Any]) -> list[str]:
+    """The embedded data sets that have a card's classes."""
+    return [name for name, data in EMBEDDED.items() if set(data.class_names) == set(card["class_names"])]
 
 
 def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ...]:
@@ -214,8 +222,8 @@ def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ..
     Of a folder it is those of one split, by default the one that the spec names or else val.
     """
     spec = parse_spec(spec)
-    if spec.kind == "digits":
-        return digits.CLASS_NAMES
+    if spec.kind in EMBEDDED:
+        return EMBEDDED[spec.kind].class_names
     if spec.kind == "folder":
         root = Path(spec.location)
         return tuple(folder.name for folder in _class_folders(root / _source_split(root, split or spec.split or "val")))
@@ -331,10 +339,11 @@ def _first(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _load_digits(split: str, card: Mapping[str, Any], batch_size: int, limit: int) -> tf.data.Dataset:
-    label_of_digit = label_table(digits.CLASS_NAMES, card, "digits")
-    scenes = digits.digit_scenes(split, min(limit or digits.SCENES[split], digits.SCENES[split]))
-    examples = tf.data.Dataset.from_tensor_slices((scenes.images, label_of_digit[scenes.labels]))
+def _load_scenes(kind: str, split: str, card: Mapping[str, Any], batch_size: int, limit: int) -> tf.data.Dataset:
+    data = EMBEDDED[kind]
+    table = label_table(data.class_names, card, kind)
+    scenes = data.split_scenes(split, min(limit or SCENES[split], SCENES[split]))
+    examples = tf.data.Dataset.from_tensor_slices((scenes.images, table[scenes.labels]))
 
     def prepare(pixels: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return preprocessing.normalise(preprocessing.crop_pixels(pixels, card), card), label

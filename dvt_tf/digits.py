@@ -2,43 +2,37 @@
 
 The handwriting is scikit-learn's `load_digits` (1,797 digits of the UCI Optical Recognition set, 8x8, 17 grey levels),
 split once by source digit, so that no handwriting is in two splits. Each is placed in a 112x112 RGB scene in the spirit
-of cluttered MNIST (Mnih et al., 2014, arXiv 1406.6247). A scene is a pure function of its seed.
+of cluttered MNIST (Mnih et al., 2014, arXiv 1406.6247). A scene is a pure function of its seed (`dvt_tf.scenes`).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-SCENE_SIZE = 112
-MIN_SIZE, MAX_SIZE = 18.0, 100.0  # pixels, the side of the square that held the 8x8 digit
-CLASS_NAMES = tuple("0123456789")
+from dvt_tf.class_names import DIGITS as CLASS_NAMES
+from dvt_tf.scenes import (
+    MAX_SIZE,
+    MIN_SIZE,
+    SCENE_SIZE,
+    SCENES,
+    Draws,
+    EmbeddedData,
+    Scenes,
+    fixed_scenes,
+    gradient,
+    place,
+    walk,
+)
+
 SPLITS = {"train": 1097, "val": 200, "calibration": 250, "test": 250}  # source digits
-SCENES = {"train": 2000, "val": 2000, "calibration": 4000, "test": 4000}  # fixed scenes drawn from them
 SPLIT_SEED = 2105  # of the split of source digits, fixed for good
 GLYPH = 32  # samples a side at which a digit is shaped before it is placed
 FRAGMENT = 16  # likewise for a fragment of clutter
 MAX_FRAGMENTS = 8
-
-
-class DigitScenes(NamedTuple):
-    """Scenes with what makes each easy or hard.
-
-    images: (N, 112, 112, 3) uint8. labels: (N,) int32. digit_size: (N,) float32, pixels. clutter: (N,) float32 in
-    [0, 1], the share of `MAX_FRAGMENTS` fragments. source: (N,) int32, index into scikit-learn's 1,797 digits.
-    box: (N, 4) float32 pixels, top, left, bottom, right of the digit's square before rotation.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    digit_size: np.ndarray
-    clutter: np.ndarray
-    source: np.ndarray
-    box: np.ndarray
 
 
 @functools.cache
@@ -71,50 +65,23 @@ def source_digits(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def digit_scenes(split: str, size: int | None = None, seed: int = 0) -> DigitScenes:
-    """The fixed scenes of a split: every source digit about equally often, the same for the same seed.
-
-    Args:
-        split: train, val, calibration or test.
-        size: how many scenes; by default 4,000 for calibration and test and 2,000 for the others.
-        seed: another seed gives other scenes of the same handwriting.
-    """
-    size = SCENES[split] if size is None and split in SCENES else size
+def digit_scenes(split: str, size: int | None = None, seed: int = 0) -> Scenes:
+    """The fixed scenes of a split's handwriting; see `fixed_scenes`."""
     glyphs, labels, index = source_digits(split)
-    if size is None or size < 1:
-        raise ValueError(f"size must be at least 1, not {size!r}")
-    if not 0 <= seed < 2**28:
-        raise ValueError(f"seed must be at least 0 and below 2^28, not {seed!r}")
-    batch, parts = 200, []
-    for start in range(0, size, batch):
-        count = min(batch, size - start)
-        which = _walk(start, count, len(labels))
-        salt = list(SPLITS).index(split)
-        drawn = _draw_fixed(
-            tf.constant(glyphs), tf.constant(which, tf.int32), tf.constant([seed * 8 + salt, start], tf.int32)
-        )
-        parts.append(
-            DigitScenes(
-                drawn["pixels"].numpy().astype(np.uint8),
-                labels[which],
-                drawn["digit_size"].numpy(),
-                drawn["clutter"].numpy(),
-                index[which],
-                drawn["box"].numpy(),
-            )
-        )
-    return DigitScenes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    bank = tf.constant(glyphs)
+    return fixed_scenes(split, size, seed, labels, index, lambda which, seed: _draw_fixed(bank, which, seed))
 
 
 def scene_sources(split: str, size: int | None = None) -> np.ndarray:
     """The `source` of `digit_scenes`, (N,) int32, without drawing them."""
     _, labels, index = source_digits(split)
-    return index[_walk(0, SCENES[split] if size is None else size, len(labels))]
+    return index[walk(0, SCENES[split] if size is None else size, len(labels))]
 
 
-def _walk(start: int, count: int, digits: int) -> np.ndarray:
-    """Which digit each scene shows, from a given scene on: 7919 is prime, so that the walk comes to all of them."""
-    return (np.arange(start, start + count) * 7919) % digits
+def _draw_training(
+    which: tf.Tensor, seed: tf.Tensor, min_size: tf.Tensor | float, max_clutter: tf.Tensor | float
+) -> dict[str, tf.Tensor]:
+    return draw_scenes(tf.constant(source_digits("train")[0]), which, seed, min_size, max_clutter)
 
 
 @tf.function(reduce_retracing=True)
@@ -141,9 +108,9 @@ def draw_scenes(
         shape_strength: strength of the elastic deformation of the digit.
 
     Returns:
-        `pixels` (B, 112, 112, 3) float32, whole numbers 0..255; `digit_size` (B,) pixels; `clutter` (B,); `box` (B, 4).
+        `pixels`, `object_size`, `clutter` and `box`, as `EmbeddedData.draw`.
     """
-    rng = _Draws(seed, tf.shape(which)[0])
+    rng = Draws(seed, tf.shape(which)[0])
     digit_size = tf.exp(rng.uniform(math.log(MAX_SIZE), tf.math.log(tf.cast(min_size, tf.float32))))  # (B,)
     top = rng.uniform(0.0, 1.0) * (SCENE_SIZE - digit_size)
     left = rng.uniform(0.0, 1.0) * (SCENE_SIZE - digit_size)
@@ -156,7 +123,7 @@ def draw_scenes(
     contrast = rng.uniform(0.3, 0.9)
     lighter = tf.cast(rng.uniform(0.0, 1.0) < 1.0 - background, tf.float32) * 2 - 1
     ink = tf.clip_by_value(background + lighter * contrast, 0.0, 1.0)
-    canvas = background[:, None, None, None] + _gradient(rng)
+    canvas = background[:, None, None, None] + gradient(rng)
     canvas = canvas + rng.uniform(-0.08, 0.08, (3,))[:, None, None, :]
 
     for alpha in _clutter_alpha(rng, glyphs, clutter):  # (B, S, S)
@@ -167,45 +134,14 @@ def draw_scenes(
         canvas += tf.expand_dims(alpha, -1) * (colour[:, None, None, :] - canvas)
 
     glyph = _shape_digit(rng, tf.gather(glyphs, which), shape_strength)
-    stroke = _place(glyph[:, None], digit_size[:, None], top[:, None], left[:, None])  # (B, S, S)
+    stroke = place(glyph[:, None], digit_size[:, None], top[:, None], left[:, None])  # (B, S, S)
     colour = ink[:, None] + rng.uniform(-0.1, 0.1, (3,))
     canvas += tf.expand_dims(stroke, -1) * (colour[:, None, None, :] - canvas)
 
     noise = rng.uniform(0.0, 0.08)[:, None, None, None] * rng.normal((SCENE_SIZE, SCENE_SIZE, 1))
     pixels = tf.round(tf.clip_by_value(canvas + noise, 0.0, 1.0) * 255.0)
     box = tf.stack([top, left, top + digit_size, left + digit_size], 1)
-    return {"pixels": pixels, "digit_size": digit_size, "clutter": clutter, "box": box}
-
-
-class _Draws:
-    """Independent stateless draws from one seed, one after another; the order is part of the data's definition."""
-
-    def __init__(self, seed: tf.Tensor, batch: tf.Tensor) -> None:
-        self._seed = seed
-        self._batch = batch
-        self._count = 0
-
-    def _next(self) -> tf.Tensor:
-        self._count += 1
-        return tf.random.experimental.stateless_fold_in(self._seed, self._count, alg="philox")
-
-    def uniform(self, low: tf.Tensor | float, high: tf.Tensor | float, shape: tuple[int, ...] = ()) -> tf.Tensor:
-        """(B, *shape) float32, uniform between low and high."""
-        unit = tf.random.stateless_uniform((self._batch, *shape), self._next(), alg="philox")
-        return low + unit * (high - low)
-
-    def normal(self, shape: tuple[int, ...]) -> tf.Tensor:
-        """(B, *shape) float32, standard normal."""
-        return tf.random.stateless_normal((self._batch, *shape), self._next(), alg="philox")
-
-
-def _gradient(rng: _Draws) -> tf.Tensor:
-    """(B, S, S, 3): a smooth field from 4x4 random values, from none to strong."""
-    coarse = rng.normal((4, 4, 3)) * rng.uniform(0.0, 0.12)[:, None, None, None]
-    place = (np.arange(SCENE_SIZE) + 0.5) / SCENE_SIZE * 3
-    spread = np.exp(-0.5 * ((place[:, None] - np.arange(4)[None]) / 0.6) ** 2)
-    spread = tf.constant(spread / spread.sum(1, keepdims=True), tf.float32)  # (S, 4)
-    return tf.einsum("yi,bijc,xj->byxc", spread, coarse, spread)
+    return {"pixels": pixels, "object_size": digit_size, "clutter": clutter, "box": box}
 
 
 def _sample(glyphs: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
@@ -219,7 +155,7 @@ def _sample(glyphs: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor
 
 
 def _affine(
-    rng: _Draws, count: tuple[int, ...], samples: int, angle: float, shear: float, aspect: float
+    rng: Draws, count: tuple[int, ...], samples: int, angle: float, shear: float, aspect: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Where samples x samples points fall in glyph pixels after a random affine map: rows, columns (B, *count, P)."""
     axis = (np.arange(samples) + 0.5) / samples * 8.0 - 4.0
@@ -234,7 +170,7 @@ def _affine(
     return rows * 1.1 + 4.0, columns * 1.1 + 4.0
 
 
-def _shape_digit(rng: _Draws, glyphs: tf.Tensor, strength: float) -> tf.Tensor:
+def _shape_digit(rng: Draws, glyphs: tf.Tensor, strength: float) -> tf.Tensor:
     """Digits (B, 8, 8) -> (B, GLYPH, GLYPH) in [0, 1]: turned, sheared, stretched, bent, with another stroke width."""
     rows, columns = _affine(rng, (), GLYPH, angle=math.radians(15), shear=0.2, aspect=0.15)
     axis = (np.arange(GLYPH) + 0.5) / GLYPH * 3
@@ -251,7 +187,7 @@ def _shape_digit(rng: _Draws, glyphs: tf.Tensor, strength: float) -> tf.Tensor:
     return tf.reshape(tf.nn.relu(stroke), (-1, GLYPH, GLYPH))
 
 
-def _clutter_alpha(rng: _Draws, glyphs: tf.Tensor, clutter: tf.Tensor) -> list[tf.Tensor]:
+def _clutter_alpha(rng: Draws, glyphs: tf.Tensor, clutter: tf.Tensor) -> list[tf.Tensor]:
     """Opacity of two groups of fragments, parts of other digits and strokes: each (B, S, S) in [0, 1]."""
     count = (MAX_FRAGMENTS,)
     which = tf.cast(rng.uniform(0.0, 1.0, count) * tf.cast(tf.shape(glyphs)[0], tf.float32), tf.int32)
@@ -275,30 +211,11 @@ def _clutter_alpha(rng: _Draws, glyphs: tf.Tensor, clutter: tf.Tensor) -> list[t
     top = rng.uniform(-0.3, 1.0, count) * SCENE_SIZE
     left = rng.uniform(-0.3, 1.0, count) * SCENE_SIZE
     half = MAX_FRAGMENTS // 2
-    return [_place(*(t[:, a : a + half] for t in (fragments, size, top, left))) for a in (0, half)]
+    return [place(*(t[:, a : a + half] for t in (fragments, size, top, left))) for a in (0, half)]
 
 
 def _inside(points: tf.Tensor, middle: tf.Tensor | float, half: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid((half - tf.abs(points - middle)) * 6.0)
 
 
-def _place(stamps: tf.Tensor, size: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
-    """Puts stamps (B, F, P, P) of `size` pixels (B, F) at `top`, `left` (B, F) into one plane (B, S, S), clipped to 1.
-
-    Linear interpolation, with the kernel widened where a stamp shrinks; separable, so a plane is one matmul.
-    """
-    samples = stamps.shape[-1]
-    step = (size / samples)[..., None]  # (B, F, 1) pixels per sample
-    reach = tf.maximum(step, 1.0)[..., None]
-    pixels = tf.range(SCENE_SIZE, dtype=tf.float32) + 0.5
-
-    def spread(start: tf.Tensor) -> tf.Tensor:
-        centres = start[..., None] + (tf.range(samples, dtype=tf.float32) + 0.5) * step  # (B, F, P)
-        weights = tf.nn.relu(1.0 - tf.abs(centres[..., None] - pixels) / reach)  # (B, F, P, S)
-        return weights * tf.minimum(step, 1.0)[..., None]
-
-    across = tf.matmul(stamps, spread(left))  # (B, F, P, S)
-    down = spread(top)  # (B, F, P, S)
-    merged = (-1, stamps.shape[1] * samples, SCENE_SIZE)
-    plane = tf.matmul(tf.reshape(down, merged), tf.reshape(across, merged), transpose_a=True)
-    return tf.clip_by_value(plane, 0.0, 1.0)
+DIGITS = EmbeddedData(CLASS_NAMES, digit_scenes, scene_sources, lambda: source_digits("train")[1], _draw_training)

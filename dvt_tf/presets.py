@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dvt_tf.class_names import imagenet_1k, imagenet_1k_synsets
+from dvt_tf.class_names import DIGITS, SHAPES, imagenet_1k, imagenet_1k_synsets
 
 REUSE_CHOICES = ("none", "shallow", "deep", "all")
 EMBEDDINGS = ("patch", "tokens_to_token")
@@ -215,6 +215,7 @@ class Preset:
         class_names: one name per class; empty where the names come with the weights.
         class_ids: what folders of the data call the classes where that is not their names, in the same order.
         bundled: whether trained weights ship with the package.
+        recipe: of training, where there are no published weights to convert.
     """
 
     config: CascadeConfig
@@ -223,6 +224,7 @@ class Preset:
     class_names: tuple[str, ...] = ()
     class_ids: tuple[str, ...] = ()
     bundled: bool = False
+    recipe: str = ""
 
 
 IMAGENET_PREPROCESSING = {
@@ -262,6 +264,26 @@ def _single(config: CascadeConfig) -> CascadeConfig:
     return dataclasses.replace(config, token_grids=config.token_grids[-1:])
 
 
+_TINY = CascadeConfig(
+    image_size=112,
+    num_classes=10,
+    dim=96,
+    depth=4,
+    num_heads=2,
+    mlp_ratio=3.0,
+    position_init="sinusoid_2d",
+    feature_reuse_hidden=64,
+    feature_reuse_dim=32,
+    drop_path_rate=0.05,
+)
+_SCENE_PREPROCESSING = {
+    "image_size": 112,
+    "resize_short_side": 112,
+    "interpolation": "bilinear",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+}
+
 PRESETS: dict[str, Preset] = {
     "dvt_t2t_vit_12": _imagenet(_T2T_VIT_12, "DVT on T2T-ViT-12, as published for ImageNet-1k"),
     "dvt_t2t_vit_14": _imagenet(_T2T_VIT_14, "DVT on T2T-ViT-14, as published for ImageNet-1k"),
@@ -270,28 +292,19 @@ PRESETS: dict[str, Preset] = {
     "t2t_vit_14": _imagenet(_single(_T2T_VIT_14), "T2T-ViT-14 alone, a static baseline"),
     "deit_small": _imagenet(_single(_DEIT_SMALL), "DeiT-S alone, a static baseline"),
     "dvt_tiny_digits": Preset(
-        config=CascadeConfig(
-            image_size=112,
-            num_classes=10,
-            dim=96,
-            depth=4,
-            num_heads=2,
-            mlp_ratio=3.0,
-            position_init="sinusoid_2d",
-            feature_reuse_hidden=64,
-            feature_reuse_dim=32,
-            drop_path_rate=0.05,
-        ),
-        preprocessing={
-            "image_size": 112,
-            "resize_short_side": 112,
-            "interpolation": "bilinear",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.25, 0.25, 0.25],
-        },
+        config=_TINY,
+        preprocessing=_SCENE_PREPROCESSING,
         description="handwritten digits in cluttered scenes; the bundled, trained one",
-        class_names=tuple("0123456789"),
+        class_names=DIGITS,
         bundled=True,
+        recipe="digits",
+    ),
+    "dvt_tiny_shapes": Preset(
+        config=dataclasses.replace(_TINY, num_classes=len(SHAPES)),
+        preprocessing=_SCENE_PREPROCESSING,
+        description="patterned shapes in scenes like nature's",
+        class_names=SHAPES,
+        recipe="shapes",
     ),
 }
 

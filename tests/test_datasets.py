@@ -220,7 +220,8 @@ def test_sources_are_those_of_the_scenes() -> None:
 
 def test_digits_are_the_scenes_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = digits.digit_scenes("val", size=10)
-    monkeypatch.setattr(digits, "digit_scenes", lambda split, size: digits.DigitScenes(*(part[:10] for part in scenes)))
+    ten = digits.DIGITS._replace(split_scenes=lambda split, size: scenes)
+    monkeypatch.setitem(datasets.EMBEDDED, "digits", ten)
     card = {**images.card(image_size=112), "class_names": [str(digit) for digit in range(9, -1, -1)]}
     prepared, labels = batches(datasets.load("digits@test", "val", card, 4))
     np.testing.assert_array_equal(prepared, preprocessing.normalise(scenes.images, card))

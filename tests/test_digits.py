@@ -10,11 +10,12 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from dvt_tf.digits import MAX_FRAGMENTS, SCENE_SIZE, SPLITS, DigitScenes, digit_scenes, draw_scenes, source_digits
+from dvt_tf.digits import MAX_FRAGMENTS, SPLITS, digit_scenes, draw_scenes, source_digits
+from dvt_tf.scenes import SCENE_SIZE, Scenes
 
 
 @pytest.fixture(scope="module")
-def scenes() -> DigitScenes:
+def scenes() -> Scenes:
     return digit_scenes("val", size=600, seed=3)
 
 
@@ -43,10 +44,10 @@ def test_an_unknown_split_is_refused() -> None:
             call("validation")
 
 
-def test_scenes_have_the_stated_shapes_and_range(scenes: DigitScenes) -> None:
+def test_scenes_have_the_stated_shapes_and_range(scenes: Scenes) -> None:
     assert (scenes.images.shape, scenes.images.dtype) == ((600, SCENE_SIZE, SCENE_SIZE, 3), np.uint8)
     assert (scenes.labels.shape, scenes.labels.dtype) == ((600,), np.int32)
-    assert scenes.digit_size.shape == scenes.clutter.shape == scenes.source.shape == (600,)
+    assert scenes.object_size.shape == scenes.clutter.shape == scenes.source.shape == (600,)
     assert scenes.box.shape == (600, 4)
     spread = scenes.images.reshape(600, -1).astype(float).std(1)
     assert spread.min() > 2.0  # nowhere a blank scene
@@ -54,27 +55,27 @@ def test_scenes_have_the_stated_shapes_and_range(scenes: DigitScenes) -> None:
     assert scenes.images.max() > 245
 
 
-def test_every_scene_is_a_function_of_the_seed(scenes: DigitScenes) -> None:
+def test_every_scene_is_a_function_of_the_seed(scenes: Scenes) -> None:
     for mine, again in zip(scenes, digit_scenes("val", size=600, seed=3)):
         np.testing.assert_array_equal(mine, again)
     other = digit_scenes("val", size=600, seed=4)
     assert (other.images != scenes.images).any((1, 2, 3)).all()
-    assert np.corrcoef(other.digit_size, scenes.digit_size)[0, 1] < 0.2
+    assert np.corrcoef(other.object_size, scenes.object_size)[0, 1] < 0.2
     np.testing.assert_array_equal(np.unique(other.source), np.unique(scenes.source))
 
 
 def test_splits_of_one_seed_are_drawn_apart() -> None:
     first, second = digit_scenes("calibration", size=64, seed=0), digit_scenes("test", size=64, seed=0)
-    assert np.abs(first.digit_size - second.digit_size).max() > 1.0
+    assert np.abs(first.object_size - second.object_size).max() > 1.0
     assert not set(first.source) & set(second.source)
 
 
-def test_scenes_of_one_set_are_all_different(scenes: DigitScenes) -> None:
-    assert len(np.unique(scenes.digit_size)) > 590
+def test_scenes_of_one_set_are_all_different(scenes: Scenes) -> None:
+    assert len(np.unique(scenes.object_size)) > 590
     assert len(np.unique(scenes.images.reshape(600, -1), axis=0)) == 600
 
 
-def test_labels_are_those_of_the_handwriting_and_all_of_it_is_used(scenes: DigitScenes) -> None:
+def test_labels_are_those_of_the_handwriting_and_all_of_it_is_used(scenes: Scenes) -> None:
     np.testing.assert_array_equal(scenes.labels, load_digits().target[scenes.source])
     counts = np.bincount(scenes.source, minlength=1797)
     own = source_digits("val")[2]
@@ -82,22 +83,22 @@ def test_labels_are_those_of_the_handwriting_and_all_of_it_is_used(scenes: Digit
     assert counts.sum() == 600
 
 
-def test_sizes_are_log_uniform_and_boxes_lie_inside(scenes: DigitScenes) -> None:
-    assert scenes.digit_size.min() >= 18.0 - 1e-3
-    assert scenes.digit_size.max() <= 100.0 + 1e-3
-    where = np.log(scenes.digit_size / 18.0) / math.log(100.0 / 18.0)
+def test_sizes_are_log_uniform_and_boxes_lie_inside(scenes: Scenes) -> None:
+    assert scenes.object_size.min() >= 18.0 - 1e-3
+    assert scenes.object_size.max() <= 100.0 + 1e-3
+    where = np.log(scenes.object_size / 18.0) / math.log(100.0 / 18.0)
     assert stats.kstest(where, "uniform").pvalue > 1e-3
     top, left, bottom, right = scenes.box.T
-    np.testing.assert_allclose(bottom - top, scenes.digit_size, atol=1e-3)
-    np.testing.assert_allclose(right - left, scenes.digit_size, atol=1e-3)
+    np.testing.assert_allclose(bottom - top, scenes.object_size, atol=1e-3)
+    np.testing.assert_allclose(right - left, scenes.object_size, atol=1e-3)
     assert scenes.box.min() >= 0.0
     assert scenes.box.max() <= SCENE_SIZE + 1e-3
-    room = SCENE_SIZE - scenes.digit_size
+    room = SCENE_SIZE - scenes.object_size
     for start in (top, left):
         assert stats.kstest(start / room, "uniform").pvalue > 1e-3
 
 
-def test_clutter_runs_from_none_to_plenty(scenes: DigitScenes) -> None:
+def test_clutter_runs_from_none_to_plenty(scenes: Scenes) -> None:
     levels, counts = np.unique(scenes.clutter, return_counts=True)
     np.testing.assert_allclose(levels, np.arange(MAX_FRAGMENTS + 1) / MAX_FRAGMENTS)
     assert counts.min() > 30
@@ -144,7 +145,7 @@ def test_what_is_drawn_is_whole_numbers_of_pixels() -> None:
 
 @pytest.mark.parametrize("min_size", [18.0, 60.0, 100.0])
 def test_a_curriculum_can_keep_digits_large(min_size: float) -> None:
-    sizes = draw([0] * 64, min_size=min_size)["digit_size"]
+    sizes = draw([0] * 64, min_size=min_size)["object_size"]
     assert sizes.min() >= min_size - 1e-3
     assert sizes.max() <= 100.0 + 1e-3
     if min_size < 100:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from dvt_tf import datasets, digits
+from dvt_tf import datasets
 from dvt_tf.preprocessing import normalise
 from dvt_tf.presets import CascadeConfig
+from dvt_tf.scenes import MIN_SIZE
 from training.augment import Augmentation
 from training.damaged import DamagedImages
 from training.image_data import ImageData
@@ -67,16 +68,15 @@ def open_data(recipe: Recipe, spec: str) -> TrainingData:
         raise ValueError(f"--data {spec}: training chooses the splits by itself; leave out @{parsed.split}")
     if not datasets.is_labelled(parsed):
         raise ValueError(f"--data {spec}: has no labels, and training needs them")
-    return DigitData(recipe) if parsed.kind == "digits" else ImageData(recipe, parsed)
+    return SceneData(recipe, parsed.kind) if parsed.kind in datasets.EMBEDDED else ImageData(recipe, parsed)
 
 
-class DigitData:
-    """Digit scenes, drawn on the fly without end."""
+class SceneData:
+    """Scenes of an embedded data set, drawn on the fly without end."""
 
-    classes = digits.CLASS_NAMES
     count = 0
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, name: str) -> None:
         neutral = Recipe(
             recipe.preset,
             epochs=1,
@@ -85,8 +85,10 @@ class DigitData:
         # Scenes vary by themselves and are validated on scenes of their own: what a recipe says else has no effect.
         for field in ("augmentation", "held_out", "repeated_augmentation"):
             if getattr(recipe, field) != getattr(neutral, field):
-                raise ValueError(f"recipe field {field} has no effect on digits; leave it out")
-        self.recipe = recipe
+                raise ValueError(f"recipe field {field} has no effect on {name}; leave it out")
+        self.recipe, self.name = recipe, name
+        self.data = datasets.EMBEDDED[name]
+        self.classes = self.data.class_names
         self.damaged = DamagedImages(0, 0.0)
 
     def batches(
@@ -99,9 +101,8 @@ class DigitData:
         parts: int = 1,
     ) -> tf.data.Dataset:
         """See `TrainingData`."""
-        glyphs, labels, _ = digits.source_digits("train")
-        glyph_bank = tf.constant(glyphs)
-        label_bank = tf.gather(tf.constant(datasets.label_table(self.classes, card, "digits")), labels)
+        labels = self.data.training_labels()
+        label_bank = tf.gather(tf.constant(datasets.label_table(self.classes, card, self.name)), labels)
         recipe, batch = self.recipe, self.recipe.batch_size
         own = slice(batch * part // parts, batch * (part + 1) // parts)
 
@@ -112,12 +113,11 @@ class DigitData:
             seen = tf.cast(step * batch, tf.float32)
             stage = tf.minimum(seen / recipe.curriculum_images, 1.0) if recipe.curriculum_images else tf.constant(1.0)
             start = math.log(recipe.curriculum_min_size)
-            scenes = digits.draw_scenes(
-                glyph_bank,
+            scenes = self.data.draw(
                 which,
                 tf.random.experimental.stateless_fold_in(seed, PURPOSE_SCENE),
-                min_size=tf.exp(start + stage * (math.log(digits.MIN_SIZE) - start)),
-                max_clutter=recipe.curriculum_clutter + stage * (1.0 - recipe.curriculum_clutter),
+                tf.exp(start + stage * (math.log(MIN_SIZE) - start)),
+                recipe.curriculum_clutter + stage * (1.0 - recipe.curriculum_clutter),
             )
             label, box = tf.gather(label_bank, which)[own], scenes["box"][own]
             smoothing = recipe.augmentation.label_smoothing
@@ -135,4 +135,4 @@ class DigitData:
 
     def validation(self, card: Mapping[str, Any], batch_size: int, limit: int = 0) -> tf.data.Dataset:
         """See `TrainingData`: the val split's scenes."""
-        return datasets.load("digits", "val", card, batch_size, limit=limit)
+        return datasets.load(self.name, "val", card, batch_size, limit=limit)

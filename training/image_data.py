@@ -39,7 +39,9 @@ class ImageData:
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
         for field in ("token_loss", "curriculum_images"):
             if getattr(recipe, field):
-                raise ValueError(f"recipe field {field} needs to know where in an image its object is: only digits do")
+                raise ValueError(
+                    f"recipe field {field} needs to know where in an image its object is: only digits and shapes do"
+                )
         self.recipe = recipe
         self.spec = spec
         self.source = open_source(spec, recipe.held_out)

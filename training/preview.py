@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 
-from dvt_tf import datasets, digits, image_files
+from dvt_tf import datasets, image_files
 from dvt_tf.cascade import find_preset, preset_card
 from dvt_tf.checkpoints import read_card
 from dvt_tf.preprocessing import PreprocessingSettings, crop_pixels, decode_image
@@ -34,7 +34,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line; the fields of `Augmentation` are flags of the same names."""
     parser = argparse.ArgumentParser(prog="python -m training.preview", description=__doc__)
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="SPEC|FILE", help="digits, folder:PATH[@SPLIT], or image files"
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="SPEC|FILE",
+        help="digits, shapes, folder:PATH[@SPLIT], or image files",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.png", help="the picture")
     parser.add_argument(
@@ -69,10 +73,11 @@ def read_pictures(data: Sequence[str], count: int) -> tuple[list[np.ndarray], li
     Raises:
         ValueError, OSError: nothing there, or a file that is no image.
     """
-    if len(data) == 1 and data[0].partition("@")[0] == "digits":
+    if len(data) == 1 and data[0].partition("@")[0] in datasets.EMBEDDED:
         spec = datasets.parse_spec(data[0])
-        scenes = digits.digit_scenes(spec.split or "train", count)
-        return list(scenes.images), [digits.CLASS_NAMES[label] for label in scenes.labels]
+        embedded = datasets.EMBEDDED[spec.kind]
+        scenes = embedded.split_scenes(spec.split or "train", count)
+        return list(scenes.images), [embedded.class_names[label] for label in scenes.labels]
     if len(data) == 1 and data[0].startswith("folder:"):
         spec = datasets.parse_spec(data[0])
         paths, names = datasets.folder_files(spec.location, spec.split or "train")

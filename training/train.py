@@ -31,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--data",
         default="",
         metavar="SPEC",
-        help="what to train on: digits, folder:PATH, shards:PATH or tfds:NAME (default: what the recipe says)",
+        help="what to train on: digits, shapes, folder:PATH, shards:PATH or tfds:NAME (default: what the recipe says)",
     )
     parser.add_argument("--out", type=Path, help="folder of the run: state, history, curves and the model")
     parser.add_argument(

@@ -1,9 +1,17 @@
-"""The names of ImageNet-1k's classes and their WordNet ids, from imagenet_1k.tsv; NOTICE says where it comes from."""
+"""The names of classes: of the embedded data, and of ImageNet-1k with their WordNet ids.
+
+Those of ImageNet are in imagenet_1k.tsv; NOTICE says where it comes from.
+"""
 
 from __future__ import annotations
 
 import functools
 from importlib import resources
+
+DIGITS = tuple("0123456789")
+OUTLINES = ("disc", "square", "triangle", "star", "cross")
+PATTERNS = ("striped", "chequered", "dotted")
+SHAPES = tuple(f"{pattern} {outline}" for outline in OUTLINES for pattern in PATTERNS)
 
 
 def imagenet_1k() -> tuple[str, ...]:

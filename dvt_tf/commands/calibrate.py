@@ -24,8 +24,8 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="SPEC[@SPLIT]",
-            help="digits, folder:PATH, shards:PATH, tfds:NAME, or images:PATH for unlabelled ones; by default its "
-            "calibration split.",
+            help="digits, shapes, folder:PATH, shards:PATH, tfds:NAME, or images:PATH for unlabelled ones; by default "
+            "its calibration split.",
         ),
     ] = None,
     model: console.ModelOption = console.DEFAULT_MODEL,

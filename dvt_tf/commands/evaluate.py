@@ -20,7 +20,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC[@SPLIT]", help="digits, folder:PATH, shards:PATH or tfds:NAME; by default its test split."
+            metavar="SPEC[@SPLIT]",
+            help="digits, shapes, folder:PATH, shards:PATH or tfds:NAME; by default its test split.",
         ),
     ] = None,
     model: console.ModelOption = console.DEFAULT_MODEL,

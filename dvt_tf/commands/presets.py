@@ -45,6 +45,7 @@ def presets(
             "token_grids": list(preset.config.token_grids),
             "num_classes": preset.config.num_classes,
             "gmacs": [total / 1e9 for total in count_macs(preset.config)],
+            "recipe": preset.recipe,
             "weights_bundled": (PRETRAINED / name / CARD_FILE).is_file(),
             "description": preset.description,
         }
@@ -64,11 +65,13 @@ def presets(
             f"{row['image_size']}",
             ", ".join(f"{grid}x{grid}" for grid in row["token_grids"]),
             ", ".join(f"{gmacs:.3g}" for gmacs in row["gmacs"]),
-            "bundled" if row["weights_bundled"] else "convert",
+            "bundled" if row["weights_bundled"] else "training" if row["recipe"] else "convert",
             Text(row["description"]),
         )
     table.columns[0].no_wrap = True
-    console.print_table(table, f"Weights are bundled, or come from `dvt convert`. {console.GFLOPS_NOTE}")
+    console.print_table(
+        table, f"Weights are bundled, or come from `dvt convert` or from training. {console.GFLOPS_NOTE}"
+    )
     if macs:
         print()
         console.print_table(_macs_table(rows), _MACS_NOTE)

@@ -17,7 +17,7 @@ def test_examples_are_test_scenes_of_rising_difficulty() -> None:
     for example in examples:
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(example.png))), scenes.images[example.scene])
         assert str(scenes.labels[example.scene]) == example.label
-    sizes = scenes.digit_size[[example.scene for example in examples]].reshape(3, EACH)
+    sizes = scenes.object_size[[example.scene for example in examples]].reshape(3, EACH)
     clutter = scenes.clutter[[example.scene for example in examples]].reshape(3, EACH)
     assert sizes[0].min() > sizes[1].max() > sizes[2].max()
     assert clutter[0].max() < clutter[1].min() <= clutter[1].max() < clutter[2].min()
