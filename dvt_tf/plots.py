@@ -69,7 +69,7 @@ def plot_curves(
     axes.margins(x=0.06, y=0.08)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confidences(path: Path, results: ExitResults, temperatures: Sequence[float] | None = None) -> None:
@@ -100,7 +100,7 @@ def plot_confidences(path: Path, results: ExitResults, temperatures: Sequence[fl
     panels[0, 0].set_ylabel("images")
     panels[1, 0].set_ylabel("share of them right")
     figure.suptitle(f"Confidences on {results.where}, {len(results):,} images")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _reliability_line(axes: Any, found: Any, style: str, colour: str, name: str) -> None:
@@ -123,9 +123,10 @@ def plot_shares(path: Path, curves: Sequence[CurvePoint], method: str = "exact")
     axes.stackplot(cost, shares, colors=[exit_colour(k) for k in range(len(shares))], labels=names, alpha=0.85)
     axes.set(xlim=(min(cost), max(cost)), ylim=(0, 100), xlabel=COST_LABEL, ylabel="images that leave, %")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

@@ -44,7 +44,7 @@ def evaluate(
     """Score every exit alone, and leaving early by the model's own thresholds.
 
     With --out also the curves of accuracy against mean cost: thresholds of every method, chosen on the calibration
-    split and scored on this one.
+    split and scored on this one; and of digits and shapes, what the images are like that leave at each exit.
     """
     if (data is None) == (results is None):
         raise ValueError("give either --data, what to evaluate on, or --results, what an earlier --out kept")
@@ -53,7 +53,7 @@ def evaluate(
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     console.start_tensorflow()
-    from dvt_tf import evaluation
+    from dvt_tf import difficulty, evaluation
     from dvt_tf.cascade import DynamicVisionTransformer
     from dvt_tf.results import save_results
 
@@ -78,7 +78,9 @@ def evaluate(
         save_results(scored, out / "results.safetensors")
         save_results(chosen_on, out / "results_calibration.safetensors")
         _write_report(out, scored, chosen_on, cascade, others, temperatures)
-        evaluation.write_summary(out / "summary.json", summary)
+        what_leaves = difficulty.summary(scored, cascade.card)
+        more = {} if what_leaves is None else {"difficulty": what_leaves}
+        evaluation.write_summary(out / "summary.json", {**summary, **more})
     _print(summary)
 
 
@@ -129,11 +131,16 @@ def _write_report(
     others: Mapping[str, Mapping[str, Any]],
     temperatures: Sequence[float] | None,
 ) -> None:
-    from dvt_tf import evaluation, plots
+    from dvt_tf import difficulty, evaluation, plots
 
     plots.plot_confidences(out / "confidences.png", scored, temperatures)
     if cascade.num_exits == 1:
         return
+    scenes = difficulty.scenes_of(scored)
+    if scenes is not None:
+        thresholds, names = cascade.card["thresholds"]["values"], tuple(cascade.card["class_names"])
+        difficulty.plot_difficulty(out / "difficulty.png", scored, thresholds, scenes)
+        difficulty.plot_examples(out / "examples.png", scored, thresholds, scenes, names)
     curves = evaluation.all_curves(chosen_on, scored)
     evaluation.write_curves(out / "curve.csv", curves)
     plots.plot_curves(out / "curve.png", curves, scored, cascade.card, others)
