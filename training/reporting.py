@@ -85,7 +85,7 @@ class ProgressBar(keras.callbacks.Callback):
         epoch = (self.step - 1) // self.plan.steps_per_epoch + 1
         told = [f"step {self.step}/{self.plan.steps}", f"loss {float((logs or {}).get('loss', 0)):.3f}"]
         if self.rate:
-            told += [f"{self.rate:.0f} images/s", f"{_duration(self._left())} left"]
+            told += [f"{self.rate:.0f} images/s", f"{duration(self._left())} left"]
         self.bar.update(
             self._task, description=f"epoch {epoch}/{self.plan.epochs}", completed=self.step, told=", ".join(told)
         )
@@ -106,7 +106,7 @@ class ProgressBar(keras.callbacks.Callback):
                 told.append(f"{kind} {' / '.join(f'{100 * float(share):.1f}' for share in shares)} %")
         told.append(f"{logs['images_per_second']:.0f} images/s")
         if self.rate and self.step < self.plan.steps:
-            told.append(f"{_duration(self._left())} left")
+            told.append(f"{duration(self._left())} left")
         self.console.print(Text(", ".join(told)), soft_wrap=True)
 
 
@@ -218,7 +218,8 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In a person's words: `12 min`, `2 h 10 min`."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{max(round(seconds), 1)} s"

@@ -32,7 +32,7 @@ def test_an_epoch_is_a_line_with_its_figures_and_the_time_left(capsys: pytest.Ca
     ("seconds", "words"), [(0.2, "1 s"), (29, "29 s"), (90, "2 min"), (3700, "1 h 2 min"), (200_000, "2 d 7 h")]
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert reporting._duration(seconds) == words
+    assert reporting.duration(seconds) == words
 
 
 def test_history_of_a_resumed_run_drops_what_is_repeated(tmp_path: Path) -> None:

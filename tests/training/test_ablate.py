@@ -1,0 +1,174 @@
+"""The command that trains a study: cells in order, once each, stopped and gone on with, each as its seed says."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.folders import make_folder
+from training import ablate
+from training.cells import Cell, load_outcome
+from training.stopping import Stopped
+
+RECIPE = """
+preset = "dvt_tiny_digits"
+epochs = 1
+batch_size = 4
+learning_rate = 1e-3
+test_images = 6
+validation_images = 4
+[overrides]
+image_size = 28
+token_grids = [2, 3, 4]
+dim = 8
+depth = 2
+num_heads = 2
+feature_reuse_hidden = 4
+feature_reuse_dim = 4
+[preprocessing]
+image_size = 28
+resize_short_side = 28
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> list[str]:
+    """The command of a small study, without what to compare."""
+    (tmp_path / "small.toml").write_text(RECIPE)
+    data = make_folder(tmp_path / "pictures")
+    out = tmp_path / "study"
+    return ["--recipe", str(tmp_path / "small.toml"), "--data", f"folder:{data}", "--out", str(out)]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has cells trained in this process, and says which."""
+    trained = []
+
+    def train(arguments: Sequence[str], cell: Cell) -> None:
+        trained.append(cell.name)
+        if ablate.main(arguments):
+            raise ValueError("failed")
+
+    monkeypatch.setattr(ablate, "_in_a_process", train)
+    return trained
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_study_from_nothing_to_its_report(
+    study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
+    arguments += ["--only", "two_features_all"]
+    assert ablate.main(arguments) == 0
+    names = [f"{name}_seed{seed}" for seed in range(2) for name in ("two_none", "two_features_all")]
+    assert here == names  # all of one seed before the next
+    printed = capsys.readouterr().out
+    assert "cell 3 of 4: two_none, seed 1, " in printed
+    assert "4 of 8 cells are done" in printed
+    out = tmp_path / "study"
+    assert [(row["configuration"], row["seed"]) for row in rows_of(out / "results.csv")] == [
+        (name, seed) for seed in "01" for name in ("two_none", "two_features_all")
+    ]
+    assert sorted(path.stem for path in (out / "history").iterdir()) == sorted(names)
+    assert not list((out / "runs").iterdir())
+    assert (out / "feature-location.png").is_file()
+
+    here.clear()
+    assert ablate.main(arguments) == 0
+    assert not here  # what is done is not trained again
+    kept = out / "cells" / "two_features_all_seed1.safetensors"
+    before = load_outcome(kept)
+    kept.unlink()
+    assert ablate.main([*arguments, "--keep-runs"]) == 0
+    assert here == ["two_features_all_seed1"]
+    assert (out / "runs" / here[0] / "model").is_dir()
+    again = load_outcome(kept)  # the same seed, the same run
+    for split in before.correct:
+        np.testing.assert_allclose(again.confidences[split], before.confidences[split], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--only", "three_none"], "no row of the study; its rows are two_none"),
+        (["--preset", "deit_small", "--set", "overrides.token_grids=[2]"], "needs a cascade of 2 exits"),
+        (["--report"], "no cell of the study is done yet"),
+        (["--estimate", "--rate", "0"], "--rate is 0"),
+        (["--preset", "nothing"], "unknown preset 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    study: list[str], changes: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablate.main(["--study", "feature-location", *study, *changes]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_another_recipe_needs_another_folder(
+    study: list[str], here: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--study", "relationship-source", "--seeds", "1", *study, "--only", "two_none"]
+    assert ablate.main(arguments) == 0
+    assert ablate.main([*arguments, "--set", "learning_rate=0.5"]) == 2
+    assert "learning_rate: 0.001 there, 0.5 now" in capsys.readouterr().err
+
+
+def test_an_estimate_is_of_six_operations_a_multiply_add(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--study", "curves", "--seeds", "2", "--out", "x", "--estimate", "--rate", "0.01"]
+    assert ablate.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "192,000 images a cell" in lines[0]
+    name, gmacs, _, hours, *_ = lines[1].split()
+    assert name == "three_none"
+    assert float(hours) == pytest.approx(6 * float(gmacs) * 1e9 * 192_000 / 1e10 / 3600, abs=0.06)
+    assert lines[-1].strip().startswith("10 cells")
+    assert not Path("x").exists()
+
+
+def test_a_study_is_stopped_by_a_signal_and_goes_on(study: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training.ablate", "--study", "reuse", "--seeds", "1", *study]
+    command += ["--only", "three_none", "--set", "epochs=2000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    history = tmp_path / "study" / "runs" / "three_none_seed0" / "history.csv"
+    deadline = time.monotonic() + 240
+    while not history.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "stopped while three_none_seed0 was trained; the same command goes on" in printed
+    assert (history.parent / "state.safetensors").is_file()
+    assert not (tmp_path / "study" / "cells").exists()
+
+
+def test_what_a_cell_says_of_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    class Left:
+        returncode = ablate.STOPPED
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setattr(subprocess, "Popen", Left)
+    with pytest.raises(Stopped, match="stopped while two_none_seed4 was trained"):
+        ablate._in_a_process([], Cell("two_none", 4))
+    monkeypatch.setattr(Left, "returncode", 2)
+    with pytest.raises(ValueError, match="two_none_seed4 could not be trained"):
+        ablate._in_a_process([], Cell("two_none", 4))

@@ -1,0 +1,165 @@
+"""The studies of the paper's appendix: that each row is the cascade it says, and what a study makes of results."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dvt_tf.cost import count_macs
+from dvt_tf.presets import PRESETS
+from training import cells, study_report
+from training.cells import Cell, Outcome
+from training.paired import Difference
+from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, configurations_of
+
+IMAGES = 400
+
+
+@pytest.mark.parametrize("name", [name for name, one in CONFIGURATIONS.items() if one.published])
+def test_the_rows_of_tables_11_to_13_cost_what_the_paper_says(name: str) -> None:
+    config = PRESETS["dvt_t2t_vit_12"].config
+    fields = CONFIGURATIONS[name].overrides(config)
+    changed = dataclasses.replace(config, **{**fields, "token_grids": tuple(fields["token_grids"])})
+    published = CONFIGURATIONS[name].published
+    assert published is not None
+    assert count_macs(changed)[-1] / 1e9 == pytest.approx(published.gmacs, abs=0.006)
+    assert changed.token_grids == (7, 10)
+
+
+def test_every_study_is_made_of_configurations_and_the_same_one_is_trained_once() -> None:
+    assert list(STUDIES) == ["feature-location", "relationship-location", "relationship-source", "reuse", "curves"]
+    for study in STUDIES.values():
+        assert study.against in study.rows
+        assert set(study.rows) <= set(CONFIGURATIONS)
+    assert configurations_of(list(STUDIES)) == list(CONFIGURATIONS)
+    assert len(configurations_of(["feature-location", "relationship-location"])) == 7
+    assert {name for claim in CLAIMS for name in (claim.more, claim.less)} <= set(CONFIGURATIONS)
+
+
+def test_what_a_preset_cannot_be_is_refused() -> None:
+    config = PRESETS["deit_small"].config
+    with pytest.raises(ValueError, match="'no reuse' needs a cascade of 2 exits, and this one has 1"):
+        CONFIGURATIONS["two_none"].overrides(config)
+    assert CONFIGURATIONS["alone_1"].overrides(config) == {"token_grids": [14]}
+
+
+def outcome(shares: tuple[float, ...], seed: int) -> Outcome:
+    random = np.random.default_rng(seed)
+    confidences, correct = {}, {}
+    for split in cells.SPLITS:
+        hardness = random.random((IMAGES, 1))
+        correct[split] = hardness < np.array(shares)
+        confidences[split] = np.clip(1.1 - hardness - 0.05 * random.random((IMAGES, len(shares))), 0.1, 1.0).astype(
+            np.float32
+        )
+    return Outcome(np.array([0.02, 0.05, 0.11])[: len(shares)], confidences, correct, 640, 12.0)
+
+
+def all_found(seeds: int = 3) -> dict[Cell, Outcome]:
+    found = {}
+    for seed in range(seeds):
+        for number, (name, one) in enumerate(CONFIGURATIONS.items()):
+            exits = one.exits or 1
+            shares = tuple(0.5 + 0.01 * number + 0.1 * k for k in range(exits))
+            found[Cell(name, seed)] = outcome(shares, seed)
+    return found
+
+
+def test_an_outcome_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    kept = outcome((0.4, 0.7), 5)
+    cells.save_outcome(kept, tmp_path / "cells" / "two_none_seed5.safetensors")
+    [(cell, read)] = cells.outcomes(tmp_path, [Cell("two_none", 5), Cell("two_none", 6)]).items()
+    assert cell == Cell("two_none", 5)
+    for split in cells.SPLITS:
+        np.testing.assert_array_equal(read.correct[split], kept.correct[split])
+        np.testing.assert_allclose(read.confidences[split], kept.confidences[split], atol=1.6e-5)
+        np.testing.assert_array_equal(read.confidences[split] == 1, kept.confidences[split] == 1)
+    assert (read.images, read.seconds, read.gmacs.tolist()) == (640, 12.0, [0.02, 0.05])
+    assert (tmp_path / "cells" / "two_none_seed5.safetensors").stat().st_size < 8000
+
+
+@pytest.mark.parametrize("contents", [b"", b"no safetensors at all"])
+def test_a_damaged_outcome_is_named(tmp_path: Path, contents: bytes) -> None:
+    path = tmp_path / "cells" / "two_none_seed0.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=r"two_none_seed0.* is no result of a study's cell .*remove it"):
+        cells.outcomes(tmp_path, [Cell("two_none", 0)])
+
+
+def test_a_folder_holds_one_study(tmp_path: Path) -> None:
+    described = {"images": 640, "overrides": {"dim": 8}, "data": "digits", "grids": (1, 2)}
+    cells.refuse_other_study(tmp_path, described)
+    cells.refuse_other_study(tmp_path, described)
+    with pytest.raises(ValueError, match=r"other images \(images: 640 there, 641 now\); give another --out"):
+        cells.refuse_other_study(tmp_path, {**described, "images": 641})
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
+    found = all_found()
+    study_report.write(tmp_path, list(STUDIES), found, "digits", np.arange(IMAGES) % 40)
+    table = rows_of(tmp_path / "feature-location.csv")
+    assert [row["what"] for row in table] == [CONFIGURATIONS[name].says for name in STUDIES["feature-location"].rows]
+    last = [found[Cell("two_features_all", seed)].top1() for seed in range(3)]
+    assert table[3]["exit 2"].startswith(f"{100 * np.mean(last, 0)[1]:.2f} ± {100 * np.std(last, 0, ddof=1)[1]:.2f}")
+    assert (table[3]["seeds"], table[3]["paper: over the first row"]) == ("3", "+1.62")
+    curves = rows_of(tmp_path / "curves.csv")
+    assert [row["exit 2"] != "" for row in curves] == [True, True, False, True, False]  # one alone, under its exit
+    points = rows_of(tmp_path / "curves_points.csv")
+    assert {(row["configuration"], row["seed"]) for row in points} == {
+        (name, seed) for name in ("three_both", "three_none") for seed in "012"
+    }
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.count("![") == 5
+    assert all(claim.says in report for claim in CLAIMS)
+    for name in (*STUDIES,):
+        plot = (tmp_path / f"{name}.png").read_bytes()
+        assert plot.startswith(b"\x89PNG")
+
+
+def test_a_study_that_is_not_done_yet_shows_what_there_is(tmp_path: Path) -> None:
+    found = {cell: one for cell, one in all_found(1).items() if cell.configuration in ("two_none", "two_features_deep")}
+    study_report.write(tmp_path, ["feature-location", "reuse"], found, "digits", None)
+    assert [row["seeds"] for row in rows_of(tmp_path / "feature-location.csv")] == ["1", "1"]
+    assert not (tmp_path / "reuse.csv").exists()
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "[one seed]" in report
+    assert "claims" not in report
+
+
+def gap(mean: float, reach: float, t_reach: float) -> Difference:
+    return Difference(mean, mean - reach, mean + reach, (mean,) * 3, mean - t_reach, mean + t_reach)
+
+
+@pytest.mark.parametrize(
+    ("fields", "most", "says"),
+    [
+        ((0.02, 0.01, 0.015), None, "holds here"),
+        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise"),
+        ((-0.02, 0.01, 0.015), None, "the opposite holds here"),
+        ((0.004, 0.003, 0.0035), 1.0, "holds here"),
+        ((0.001, 0.003, 0.0035), 1.0, "not shown here; if there is a gain, it is below 1 points"),
+        ((0.02, 0.005, 0.006), 1.0, "more helps here, but not shown to be slight"),
+        ((0.004, 0.02, 0.02), 1.0, "not shown here"),
+    ],
+)
+def test_verdicts(fields: tuple[float, float, float], most: float | None, says: str) -> None:
+    assert study_report.verdict(Claim("", "", "", most), gap(*fields)) == says
+
+
+def test_the_results_are_one_table(tmp_path: Path) -> None:
+    found: dict[Cell, Any] = {Cell("two_none", 0): outcome((0.5, 0.6), 0), Cell("alone_3", 1): outcome((0.8,), 1)}
+    cells.write_results(tmp_path, found)
+    first, second = rows_of(tmp_path / "results.csv")
+    assert (first["configuration"], first["seed"], first["images"]) == ("two_none", "0", "640")
+    assert float(first["top1_2"]) == pytest.approx(found[Cell("two_none", 0)].top1()[1], abs=1e-6)
+    assert (second["gmacs_1"], second["gmacs_2"]) == ("0.02", "")

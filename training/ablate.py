@@ -1,0 +1,289 @@
+"""`python -m training.ablate`: trains every row of a study with every seed, and makes its tables and plots.
+
+Cells (a configuration and a seed) are trained one after another, each in a process of its own, all rows of one seed
+before the next seed. It can be stopped at any point and begun again: what is done is kept in the folder of the study,
+and a cell that was interrupted goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from dvt_tf import datasets
+from dvt_tf.cost import count_macs
+from dvt_tf.presets import CascadeConfig, get_preset
+from training import study_report
+from training.cells import (
+    KEPT,
+    RUNS,
+    Cell,
+    Outcome,
+    keep_history,
+    outcomes,
+    refuse_other_study,
+    save_outcome,
+    write_results,
+)
+from training.recipe import Recipe, load_recipe
+from training.reporting import duration
+from training.schedule import Plan
+from training.stopping import Stopped, StopRequest
+from training.studies import CONFIGURATIONS, STUDIES, configurations_of
+
+BAD_INPUT, STOPPED = 2, 3  # exit statuses; the second is that of a cell that saved itself and left
+_BATCH = 100  # images, where nothing is trained
+_BACKWARD = 2  # a step's gradient costs twice what its forward pass does
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.ablate", description=__doc__)
+    parser.add_argument(
+        "--study", required=True, choices=(*STUDIES, "all"), help="what to compare; training/studies.py"
+    )
+    parser.add_argument(
+        "--recipe", default="study", help="name under training/recipes, or a .toml file (default: study)"
+    )
+    parser.add_argument("--data", default="", metavar="SPEC", help="what to train on (default: what the recipe says)")
+    parser.add_argument("--preset", default="", help="the cascade, in place of the recipe's")
+    parser.add_argument(
+        "--start-from",
+        default="",
+        metavar="DIR",
+        help="begin with these weights; {configuration} and {seed} in it stand for those of the cell",
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, as TOML: images=64000; as often as need be",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="CONFIGURATION",
+        help="of the study, this row; as often as need be",
+    )
+    parser.add_argument("--report", action="store_true", help="train nothing: make tables and plots of what is done")
+    parser.add_argument(
+        "--estimate",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="IMAGES",
+        help="train nothing: say what the study takes, for data of so many training images (default: those of --data)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=62.0,
+        help="for --estimate: 10^12 floating-point operations a second that a device reaches in training "
+        "(default %(default)g, a fifth of an A100's bfloat16 peak)",
+    )
+    parser.add_argument(
+        "--keep-runs", action="store_true", help="keep the model and the state of every cell, in OUT/runs"
+    )
+    parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def cells_of(names: Sequence[str], seeds: int) -> list[Cell]:
+    """All rows of seed 0, then of seed 1, ...: so that a study that is stopped has whole tables of fewer seeds."""
+    return [Cell(name, seed) for seed in range(seeds) for name in names]
+
+
+def recipe_of(recipe: Recipe, cell: Cell) -> Recipe:
+    """The recipe of one cell. With a seed come the order of the data, its augmentation and the fresh weights."""
+    config = dataclasses.replace(get_preset(recipe.preset).config, **recipe.overrides)
+    overrides = {**recipe.overrides, **CONFIGURATIONS[cell.configuration].overrides(config)}
+    return dataclasses.replace(recipe, overrides=overrides, seed=cell.seed)
+
+
+def config_of(recipe: Recipe) -> CascadeConfig:
+    """What a recipe trains."""
+    overrides = dict(recipe.overrides)
+    if "token_grids" in overrides:
+        overrides["token_grids"] = tuple(overrides["token_grids"])
+    return dataclasses.replace(get_preset(recipe.preset).config, **overrides)
+
+
+def work_of(recipe: Recipe, images: int) -> float:
+    """Floating-point operations that training takes: two a multiply-add, forward and backward."""
+    return 2.0 * (1 + _BACKWARD) * count_macs(config_of(recipe))[-1] * images
+
+
+def images_of(recipe: Recipe, count: int) -> int:
+    """Images that a recipe shows, of data with `count` training images."""
+    return Plan.of(recipe, count).steps * recipe.batch_size
+
+
+def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "") -> None:
+    """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits."""
+    from dvt_tf.cascade import DynamicVisionTransformer
+    from dvt_tf.results import exit_results
+    from training.data import open_data
+    from training.run import MODEL, train
+
+    own, run = recipe_of(recipe, cell), out / RUNS / cell.name
+    begun = time.monotonic()
+    train(own, data, run, resume=True, start_from=start_from.format(configuration=cell.configuration, seed=cell.seed))
+    seconds = time.monotonic() - begun
+    model = DynamicVisionTransformer.from_preset(run / MODEL)
+    found = {
+        split: exit_results(model, datasets.load(data, split, model.card, _BATCH, limit=own.test_images))
+        for split in ("calibration", "test")
+    }
+    outcome = Outcome(
+        found["test"].gmacs,
+        {split: results.confidences for split, results in found.items()},
+        {split: results.correct for split, results in found.items()},
+        images_of(own, open_data(own, data).count),
+        seconds,
+    )
+    keep_history(run, out, cell)
+    save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")
+
+
+def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """What the command does -> what it says in the end."""
+    recipe = load_recipe(options.recipe, changes=options.set)
+    if options.preset:
+        get_preset(options.preset)  # refuses an unknown name
+        recipe = dataclasses.replace(recipe, preset=options.preset)
+    data = options.data or recipe.data
+    if not data:
+        raise ValueError(f"recipe {options.recipe} names no data of its own; add --data SPEC")
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
+    studies = list(STUDIES) if options.study == "all" else [options.study]
+    names = configurations_of(studies)
+    unknown = sorted(set(options.only) - set(names))
+    if unknown:
+        raise ValueError(f"--only {unknown[0]}: no row of the study; its rows are {', '.join(names)}")
+    cells = cells_of([name for name in names if name in (options.only or names)], options.seeds)
+    for name in names:
+        recipe_of(recipe, Cell(name, 0))  # refuses what the preset cannot be before anything is trained
+    if options.estimate is not None:
+        return _estimate(recipe, data, cells, options.estimate, options.rate)
+    described = {**dataclasses.asdict(recipe), "data": data, "start_from": options.start_from}
+    del described["seed"], described["remat"]
+    refuse_other_study(options.out, described)
+    if options.cell:
+        name, _, seed = options.cell.rpartition("_seed")
+        train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from)
+        return ""
+    if not options.report:
+        _train_all(recipe, cells, options, arguments)
+    found = outcomes(options.out, cells_of(names, options.seeds))
+    if not found:
+        raise ValueError(f"{options.out}: no cell of the study is done yet; leave out --report to train them")
+    write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
+    groups = datasets.sources(data, "test") if not recipe.test_images else None
+    study_report.write(options.out, studies, found, data, groups)
+    count = len(cells_of(names, options.seeds))
+    return f"{len(found)} of {count} cells are done: {options.out / study_report.REPORT_FILE}"
+
+
+def _most_seeds(out: Path) -> int:
+    seeds = [int(path.stem.rpartition("_seed")[2]) for path in (out / KEPT).glob("*_seed*.safetensors")]
+    return 1 + max(seeds, default=0)
+
+
+def _train_all(recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Trains the cells that are not done, one after another.
+
+    Raises:
+        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: a cell failed; it has said why.
+    """
+    work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
+    done = outcomes(options.out, cells)
+    rate = _rate(done, work)
+    for number, cell in enumerate(cells, 1):
+        if cell in done:
+            continue
+        left = sum(amount for other, amount in work.items() if other not in done)
+        told = f", {duration(left / rate)} left in all" if rate else ""
+        print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
+        _in_a_process([*arguments, "--cell", cell.name], cell)
+        done = outcomes(options.out, cells)
+        rate = _rate(done, work)
+        if not options.keep_runs:
+            shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
+        write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
+
+
+def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
+    """The work of cells per second, of those that are done."""
+    seconds = sum(outcome.seconds for outcome in done.values())
+    return sum(work[cell] for cell in done) / seconds if seconds else 0.0
+
+
+def _in_a_process(arguments: Sequence[str], cell: Cell) -> None:
+    """A process of its own gives back what TensorFlow holds; a signal that asks to stop is passed on to it."""
+    with StopRequest() as stop:
+        process = subprocess.Popen([sys.executable, "-m", "training.ablate", *arguments], start_new_session=True)
+        while process.poll() is None:
+            time.sleep(0.2)
+            if stop.signal:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+        if process.returncode == STOPPED or stop.signal:
+            raise Stopped(f"stopped while {cell.name} was trained; the same command goes on")
+        if process.returncode:
+            raise ValueError(f"{cell.name} could not be trained; nothing of the others is lost")
+
+
+def _estimate(recipe: Recipe, data: str, cells: Sequence[Cell], count: int, rate: float) -> str:
+    from training.data import open_data
+
+    if not rate > 0:
+        raise ValueError(f"--rate is {rate:g}; it must be above 0")
+    images = images_of(recipe, count or open_data(recipe, data).count)
+    lines = [f"{recipe.preset}, {images:,} images a cell; {rate:g} x 10^12 operations a second, six a multiply-add:"]
+    total = 0.0
+    for name in dict.fromkeys(cell.configuration for cell in cells):
+        own = recipe_of(recipe, Cell(name, 0))
+        hours = work_of(own, images) / (rate * 1e12) / 3600
+        seeds = sum(cell.configuration == name for cell in cells)
+        total += hours * seeds
+        lines.append(f"  {name:<28}{count_macs(config_of(own))[-1] / 1e9:9.4f} GFLOPs {hours:10.1f} h x {seeds}")
+    return "\n".join([*lines, f"  {len(cells)} cells {total:.0f} device hours"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; bad input is one line on stderr and status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse_arguments(arguments)
+    from training.saving import Diverged
+
+    try:
+        said: Any = run_study(options, arguments)
+        if said:
+            print(said)
+    except Stopped as stopped:
+        print(f"training.ablate: {stopped}")
+        return STOPPED if options.cell else 0
+    except (ValueError, OSError, Diverged) as error:
+        print(f"training.ablate: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

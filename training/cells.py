@@ -1,0 +1,165 @@
+"""The cells of a study, one configuration trained with one seed: training one, and what is kept of it.
+
+What is kept is small, so that the results of many runs can be handed on: of every image of the calibration and test
+splits how sure each exit was and whether it was right.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dvt_tf.files import written_whole
+
+SPLITS = ("calibration", "test")
+FORMAT = "dvt_tf study cell 1"
+RESULTS_FILE, STUDY_FILE = "results.csv", "study.json"
+KEPT, HISTORIES, RUNS = "cells", "history", "runs"  # folders of a study
+_STEPS = 65535  # in which confidences are kept
+
+
+class Cell(NamedTuple):
+    """One configuration and one seed."""
+
+    configuration: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.configuration}_seed{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is kept of a cell.
+
+    gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
+    images: that it was trained on. seconds: of training, as one process saw them; not counting what came before an
+    interruption.
+    """
+
+    gmacs: np.ndarray
+    confidences: Mapping[str, np.ndarray]
+    correct: Mapping[str, np.ndarray]
+    images: int
+    seconds: float
+
+    def top1(self) -> np.ndarray:
+        """(K,) share of right answers on the test split."""
+        return self.correct["test"].mean(0)
+
+
+def save_outcome(outcome: Outcome, path: Path) -> None:
+    """Writes one, whole or not at all."""
+    tensors = {"gmacs": outcome.gmacs}
+    for split in SPLITS:
+        # Down, so that a confidence of 1 stays the only one of 1.
+        tensors[f"{split}_confidences"] = np.floor(outcome.confidences[split] * _STEPS).astype(np.uint16)
+        tensors[f"{split}_correct"] = np.packbits(outcome.correct[split], axis=0)
+    about = {
+        "format": FORMAT,
+        "counts": json.dumps({split: len(outcome.correct[split]) for split in SPLITS}),
+        "images": str(outcome.images),
+        "seconds": f"{outcome.seconds:.0f}",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, about)
+
+
+def load_outcome(path: Path) -> Outcome:
+    """Reads one.
+
+    Raises:
+        ValueError: it is none, or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            about = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        if about.get("format") != FORMAT:
+            raise ValueError(f"its format is {about.get('format')!r}")
+        counts = json.loads(about["counts"])
+        return Outcome(
+            tensors["gmacs"],
+            {split: (tensors[f"{split}_confidences"] / np.float32(_STEPS)).astype(np.float32) for split in SPLITS},
+            {
+                split: np.unpackbits(tensors[f"{split}_correct"], axis=0, count=counts[split]).astype(bool)
+                for split in SPLITS
+            },
+            int(about["images"]),
+            float(about["seconds"]),
+        )
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no result of a study's cell ({error}); remove it to train the cell anew"
+        ) from error
+
+
+def outcomes(out: Path, cells: Sequence[Cell]) -> dict[Cell, Outcome]:
+    """What is kept of these cells, of those that are done; raises as `load_outcome`."""
+    paths = {cell: out / KEPT / f"{cell.name}.safetensors" for cell in cells}
+    return {cell: load_outcome(path) for cell, path in paths.items() if path.is_file()}
+
+
+def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
+    """All that is done as one table, results.csv; written whole or not at all."""
+    most = max((len(outcome.gmacs) for outcome in found.values()), default=0)
+    with written_whole(out / RESULTS_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        exits = range(1, most + 1)
+        writer.writerow(
+            [
+                "configuration",
+                "seed",
+                "images",
+                "seconds",
+                *(f"gmacs_{k}" for k in exits),
+                *(f"top1_{k}" for k in exits),
+            ]
+        )
+        for cell, outcome in found.items():
+            blank = [""] * (most - len(outcome.gmacs))
+            gmacs, top1 = ([f"{value:.6g}" for value in values] + blank for values in (outcome.gmacs, outcome.top1()))
+            writer.writerow([cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", *gmacs, *top1])
+
+
+def refuse_other_study(out: Path, described: Mapping[str, Any]) -> None:
+    """Keeps in study.json what all cells have in common, and refuses a folder whose cells have something else.
+
+    Raises:
+        ValueError: the folder holds another study; the message names what differs.
+    """
+    path = out / STUDY_FILE
+    described = json.loads(json.dumps(described))  # as it will be read
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differs = sorted(key for key in {*before, *described} if before.get(key) != described.get(key))
+        if differs:
+            raise ValueError(
+                f"{out} holds a study with other {', '.join(differs)} "
+                f"({'; '.join(f'{key}: {before.get(key)!r} there, {described.get(key)!r} now' for key in differs)}); "
+                "give another --out"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def keep_history(run: Path, out: Path, cell: Cell) -> None:
+    """Copies a run's history.csv to the study's histories."""
+    target = out / HISTORIES / f"{cell.name}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as temporary:
+        shutil.copyfile(run / "history.csv", temporary)

@@ -1,0 +1,59 @@
+"""Differences between two configurations that were trained with the same seeds and scored on the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 4000  # of the bootstrap
+_INTERVAL = 0.95
+
+
+class Difference(NamedTuple):
+    """In share of right answers. low, high: 95 % bootstrap interval over seeds and images.
+
+    by_seed: (S,) of each seed. t_low, t_high: 95 % interval of the mean by Student's t over the seeds, for which all
+    that differs from seed to seed is noise; infinite for one seed.
+    """
+
+    mean: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+    t_low: float
+    t_high: float
+
+
+def paired_difference(
+    more: Sequence[np.ndarray], less: Sequence[np.ndarray], groups: np.ndarray | None = None, draws: int = DRAWS
+) -> Difference:
+    """What `more` has over `less`.
+
+    Args:
+        more, less: of each seed, in the same order, (N,) bool: which images are right.
+        groups: (N,) what an image was made of, where several are of one; they are drawn together. None: each by itself.
+
+    The bootstrap draws seeds, and of the images whole groups, with replacement, both at once (Efron and Tibshirani,
+    1993). With few seeds it understates what another seed would change; Student's t does not.
+    """
+    gaps = np.stack([np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(more, less, strict=True)])
+    seeds, images = gaps.shape
+    number = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums = np.stack([np.bincount(number, row) for row in gaps])  # (S, G)
+    sizes = np.bincount(number).astype(np.float64)  # (G,)
+    random = np.random.default_rng(0)
+    weights = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), draws)  # (draws, G)
+    own = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # (draws, S)
+    means = ((weights @ sums.T) * own).sum(1) / (weights @ sizes)
+    low, high = np.quantile(means, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
+    by_seed = gaps.mean(1)
+    mean = float(by_seed.mean())
+    reach = math.inf
+    if seeds > 1:
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + _INTERVAL) / 2, seeds - 1) * by_seed.std(ddof=1) / math.sqrt(seeds))
+    return Difference(mean, float(low), float(high), tuple(map(float, by_seed)), mean - reach, mean + reach)

@@ -1,0 +1,221 @@
+"""What a study found: its tables as Markdown and CSV, its plots, and what they say of the paper's claims."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dvt_tf.evaluation import budgets_between
+from dvt_tf.files import written_whole
+from dvt_tf.plots import COST_LABEL
+from dvt_tf.thresholds import choose, operate
+from training.cells import Cell, Outcome
+from training.paired import Difference, paired_difference
+from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
+
+REPORT_FILE = "report.md"
+_BUDGETS = 25  # of a curve
+_COLOURS = ("#1f4e9c", "#c9660a", "#1b7f5c", "#b0306a", "#5b53b0")
+
+Found = Mapping[Cell, Outcome]
+
+
+def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np.ndarray | None) -> None:
+    """Writes report.md, a CSV for each table and a PNG for each plot, from what is kept alone.
+
+    Args:
+        found: of the cells that are done. groups: (N,) what each test image was made of; see `paired_difference`.
+    """
+    images = sorted({outcome.images for outcome in found.values()})
+    tests = sorted({len(outcome.correct["test"]) for outcome in found.values()})
+    parts = [
+        f"# Studies on `{data}`",
+        f"{' or '.join(f'{count:,}' for count in images)} training images a run, "
+        f"{' or '.join(f'{count:,}' for count in tests)} test images. Top-1 in %, the mean over the seeds and their "
+        "standard deviation. Differences are in points, between runs of the same seed on the same images, with a 95 % "
+        "bootstrap interval over seeds and images, and in brackets the wider one by Student's t over the seeds. "
+        "Cost in GFLOPs (multiply-adds, as the paper counts).",
+    ]
+    for name in studies:
+        study = STUDIES[name]
+        rows = [row for row in study.rows if seeds_of(found, row)]
+        if not rows:
+            continue
+        headings, cells = table(study, rows, found, groups)
+        _write_csv(out / f"{name}.csv", headings, cells)
+        parts += [f"## {study.title}", _markdown(headings, cells)]
+        if name == "curves":
+            plot_budgets(out / "curves.png", out / "curves_points.csv", rows, found, data)
+            parts.append("![Accuracy against mean cost](curves.png)")
+        else:
+            plot_rows(out / f"{name}.png", study, rows, found, data)
+            parts.append(f"![{study.title}]({name}.png)")
+    claims = [claim_line(claim, found, groups) for claim in CLAIMS]
+    if any(claims):
+        parts += ["## The paper's claims at the second exit", "\n".join(f"- {line}" for line in claims if line)]
+    with written_whole(out / REPORT_FILE) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def seeds_of(found: Found, *names: str) -> list[int]:
+    """The seeds with which all these configurations are done."""
+    each = [{cell.seed for cell in found if cell.configuration == name} for name in names]
+    return sorted(set.intersection(*each))
+
+
+def difference(found: Found, more: str, less: str, exit_: int, groups: np.ndarray | None) -> Difference | None:
+    """What one configuration has over another at an exit (from 0; -1 the last); None where no seed has both."""
+    seeds = seeds_of(found, more, less)
+    if not seeds:
+        return None
+    right = [[found[Cell(name, seed)].correct["test"][:, exit_] for seed in seeds] for name in (more, less)]
+    return paired_difference(right[0], right[1], groups)
+
+
+def table(
+    study: Study, rows: Sequence[str], found: Found, groups: np.ndarray | None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a study's table."""
+    published = any(CONFIGURATIONS[row].published for row in rows)
+    headings = [
+        "what",
+        *(f"exit {k + 1}" for k in range(study.exits)),
+        "GFLOPs",
+        "seeds",
+        "over the first row, last exit",
+    ]
+    headings += ["paper: exit 1 / 2", "paper: over the first row"] if published else []
+    cells = []
+    for row in rows:
+        seeds = seeds_of(found, row)
+        shares = np.stack([found[Cell(row, seed)].top1() for seed in seeds])  # (S, K)
+        first = found[Cell(row, seeds[0])]
+        shown = [mean_and_deviation(shares[:, k]) for k in range(shares.shape[1])]
+        # A single Transformer stands under the exit whose tokens it has.
+        alone = CONFIGURATIONS[row].alone
+        shown = [""] * (alone or 0) + shown
+        shown += [""] * (study.exits - len(shown))
+        gap = difference(found, row, study.against, -1, groups) if row != study.against and alone is None else None
+        line = [CONFIGURATIONS[row].says, *shown, f"{first.gmacs[-1]:.4f}", f"{len(seeds)}", show(gap) if gap else ""]
+        if published:
+            own, base = CONFIGURATIONS[row].published, CONFIGURATIONS[study.against].published
+            assert own is not None
+            assert base is not None
+            line += [
+                f"{own.first:.2f} / {own.second:.2f}",
+                f"{own.second - base.second:+.2f}" if own is not base else "",
+            ]
+        cells.append(line)
+    return headings, cells
+
+
+def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
+    """A claim, the difference that it is about, and what that says of it; "" where nothing is known."""
+    gap = difference(found, claim.more, claim.less, 1, groups)
+    if gap is None:
+        return ""
+    return f"{claim.says}: {show(gap)} points over {len(gap.by_seed)} seeds: **{verdict(claim, gap)}**"
+
+
+def verdict(claim: Claim, gap: Difference) -> str:
+    """Whether it holds here: only what both intervals say is taken as shown."""
+    low, high = 100 * min(gap.low, gap.t_low), 100 * max(gap.high, gap.t_high)
+    if high < 0:
+        return "the opposite holds here"
+    if claim.most is not None:
+        if high <= claim.most:
+            return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:g} points"
+        return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
+    if low > 0:
+        return "holds here"
+    return "not shown here: the difference is within the noise"
+
+
+def show(gap: Difference) -> str:
+    """`+1.42 (0.90 to 1.95) [0.11 to 2.73]`, in points."""
+    brackets = f" [{100 * gap.t_low:.2f} to {100 * gap.t_high:.2f}]" if len(gap.by_seed) > 1 else " [one seed]"
+    return f"{100 * gap.mean:+.2f} ({100 * gap.low:.2f} to {100 * gap.high:.2f}){brackets}"
+
+
+def mean_and_deviation(shares: np.ndarray) -> str:
+    """Shares (S,) of several seeds as `61.23 ± 0.45` in %, of one as `61.23`."""
+    deviation = f" ± {100 * shares.std(ddof=1):.2f}" if len(shares) > 1 else ""
+    return f"{100 * shares.mean():.2f}{deviation}"
+
+
+def budgeted(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Mean cost and share of right answers on the test split, by the best thresholds of the calibration split."""
+    budgets = budgets_between(outcome.gmacs, _BUDGETS).tolist()
+    chosen = choose(outcome.confidences["calibration"], outcome.correct["calibration"], outcome.gmacs, budgets)
+    scored = [
+        operate(outcome.confidences["test"], outcome.correct["test"], outcome.gmacs, c.thresholds) for c in chosen
+    ]
+    return np.array([point.gmacs for point in scored]), np.array([point.accuracy for point in scored])
+
+
+def plot_budgets(path: Path, points: Path, rows: Sequence[str], found: Found, data: str) -> None:
+    """Budgeted curves as PNG, their mean and a band of all seeds, beside single Transformers; and the points as CSV."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    lines: list[list[str]] = []
+    for number, row in enumerate(rows):
+        outcomes = [found[Cell(row, seed)] for seed in seeds_of(found, row)]
+        colour, says = _COLOURS[number % len(_COLOURS)], CONFIGURATIONS[row].says
+        if CONFIGURATIONS[row].alone is not None:
+            shares = 100 * np.array([outcome.top1()[0] for outcome in outcomes])
+            spread = [[shares.mean() - shares.min()], [shares.max() - shares.mean()]]
+            axes.errorbar(
+                outcomes[0].gmacs, [shares.mean()], spread, fmt="s", color=colour, capsize=4, label=says, zorder=3
+            )
+            continue
+        costs, shares = (np.stack(part) for part in zip(*map(budgeted, outcomes), strict=True))
+        axes.plot(costs.mean(0), 100 * shares.mean(0), "-", color=colour, label=says)
+        axes.fill_between(
+            costs.mean(0), 100 * shares.min(0), 100 * shares.max(0), color=colour, alpha=0.15, linewidth=0
+        )
+        for seed, own_costs, own_shares in zip(seeds_of(found, row), costs, shares, strict=True):
+            lines += [[row, f"{seed}", f"{c:.6g}", f"{s:.6g}"] for c, s in zip(own_costs, own_shares, strict=True)]
+    axes.set(xlabel=COST_LABEL, ylabel="top-1, %")
+    axes.set_title(f"{data}@test, thresholds from the calibration split; bands and bars: all seeds", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    _write_csv(points, ["configuration", "seed", "gmacs", "top1"], lines)
+
+
+def plot_rows(path: Path, study: Study, rows: Sequence[str], found: Found, data: str) -> None:
+    """The last exit of every row as PNG: each seed, joined from row to row, and the mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 0.6 * len(rows) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    every = sorted({seed for row in rows for seed in seeds_of(found, row)})
+    for seed in every:
+        own = [row for row in rows if Cell(row, seed) in found]
+        shares = [100 * found[Cell(row, seed)].top1()[-1] for row in own]
+        axes.plot(shares, [rows.index(row) for row in own], "o-", alpha=0.5, markersize=5, label=f"seed {seed}")
+    means = [np.mean([100 * found[Cell(row, seed)].top1()[-1] for seed in seeds_of(found, row)]) for row in rows]
+    axes.plot(means, range(len(rows)), "D", color="black", markersize=7, label="mean")
+    axes.set_yticks(range(len(rows)), [CONFIGURATIONS[row].says for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"top-1 of the last exit on {data}@test, %")
+    axes.set_title(study.title, fontsize=10)
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize=8)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *cells))
+
+
+def _write_csv(path: Path, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([headings, *cells])
