@@ -63,7 +63,7 @@ def test_an_at_sign_may_belong_to_a_folder_that_exists(tmp_path: Path) -> None:
     "text", ["", "mnist", "digits:x", "dir:/x", "@val", "folder", "folder:", "images:", "tfds:@val"]
 )
 def test_unknown_data_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(ValueError, match="digits, folder:PATH, shards:PATH, tfds:NAME or images:PATH"):
+    with pytest.raises(ValueError, match="digits, shapes, folder:PATH, shards:PATH, tfds:NAME or images:PATH"):
         datasets.parse_spec(text)
 
 

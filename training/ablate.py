@@ -28,6 +28,7 @@ from training import study_report
 from training.cells import (
     KEPT,
     RUNS,
+    SPLITS,
     Cell,
     Outcome,
     keep_history,
@@ -42,7 +43,7 @@ from training.schedule import Plan
 from training.stopping import Stopped, StopRequest
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 
-BAD_INPUT, STOPPED = 2, 3  # exit statuses; the second is that of a cell that saved itself and left
+BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
 _BATCH = 100  # images, where nothing is trained
 _BACKWARD = 2  # a step's gradient costs twice what its forward pass does
 
@@ -110,8 +111,7 @@ def cells_of(names: Sequence[str], seeds: int) -> list[Cell]:
 
 def recipe_of(recipe: Recipe, cell: Cell) -> Recipe:
     """The recipe of one cell. With a seed come the order of the data, its augmentation and the fresh weights."""
-    config = dataclasses.replace(get_preset(recipe.preset).config, **recipe.overrides)
-    overrides = {**recipe.overrides, **CONFIGURATIONS[cell.configuration].overrides(config)}
+    overrides = {**recipe.overrides, **CONFIGURATIONS[cell.configuration].overrides(config_of(recipe))}
     return dataclasses.replace(recipe, overrides=overrides, seed=cell.seed)
 
 
@@ -137,6 +137,7 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits."""
     from dvt_tf.cascade import DynamicVisionTransformer
     from dvt_tf.results import exit_results
+    from training.damaged import on_one_line
     from training.data import open_data
     from training.run import MODEL, train
 
@@ -145,10 +146,15 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     train(own, data, run, resume=True, start_from=start_from.format(configuration=cell.configuration, seed=cell.seed))
     seconds = time.monotonic() - begun
     model = DynamicVisionTransformer.from_preset(run / MODEL)
+    damaged: list[str] = []  # the same in every cell, so that pairs stay pairs
     found = {
-        split: exit_results(model, datasets.load(data, split, model.card, _BATCH, limit=own.test_images))
-        for split in ("calibration", "test")
+        split: exit_results(
+            model, datasets.load(data, split, model.card, _BATCH, damaged.extend, limit=own.test_images)
+        )
+        for split in SPLITS
     }
+    if damaged:
+        print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
     outcome = Outcome(
         found["test"].gmacs,
         {split: results.confidences for split, results in found.items()},
@@ -238,11 +244,15 @@ def _in_a_process(arguments: Sequence[str], cell: Cell) -> None:
     """A process of its own gives back what TensorFlow holds; a signal that asks to stop is passed on to it."""
     with StopRequest() as stop:
         process = subprocess.Popen([sys.executable, "-m", "training.ablate", *arguments], start_new_session=True)
-        while process.poll() is None:
-            time.sleep(0.2)
-            if stop.signal:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                if stop.signal:
+                    process.send_signal(signal.SIGTERM)
+                    process.wait()
+        finally:  # the second Ctrl-C: nothing goes on behind the caller's back
+            if process.poll() is None:
+                process.kill()
         if process.returncode == STOPPED or stop.signal:
             raise Stopped(f"stopped while {cell.name} was trained; the same command goes on")
         if process.returncode:
@@ -282,6 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, Diverged) as error:
         print(f"training.ablate: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
