@@ -33,7 +33,7 @@ def test_fifty_at_once(address: str, digits_predictor: Predictor, tmp_path: Path
     routed: list[float] = []
 
     def visit(number: int) -> dict:
-        client = Client(address, verbose=False)
+        client = Client(address, verbose=False, httpx_kwargs={"timeout": 300})  # fifty share two cores
         answer = client.predict(handle_file(str(paths[number])), api_name="/predict")
         start = time.perf_counter()
         again = client.predict(answer["probabilities"], answer["thresholds"], api_name="/route")
