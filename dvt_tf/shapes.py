@@ -42,7 +42,8 @@ def draw_scenes(
 
     Args:
         which: (B,) int32, the class of each scene.
-        seed: (2,) int32; the same seed and batch size give the same scenes.
+        seed: (2,) int32; the same seed and batch size give the same scenes, but for a grey level in a few pixels of a
+            million, since threads share the work differently.
         min_size: smallest shape, pixels; sizes are log-uniform from it to 100.
         max_clutter: most clutter, 0 to 1.
 
