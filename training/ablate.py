@@ -200,7 +200,9 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     if not found:
         raise ValueError(f"{options.out}: no cell of the study is done yet; leave out --report to train them")
     write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
-    groups = datasets.sources(data, "test") if not recipe.test_images else None
+    groups = datasets.sources(data, "test")
+    if groups is not None:  # a recipe may test on the first images alone
+        groups = groups[: len(next(iter(found.values())).correct["test"])]
     study_report.write(options.out, studies, found, data, groups)
     count = len(cells_of(names, options.seeds))
     return f"{len(found)} of {count} cells are done: {options.out / study_report.REPORT_FILE}"

@@ -36,7 +36,7 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         f"{' or '.join(f'{count:,}' for count in images)} training images a run, "
         f"{' or '.join(f'{count:,}' for count in tests)} test images. Top-1 in %, the mean over the seeds and their "
         "standard deviation. Differences are in points, between runs of the same seed on the same images, with a 95 % "
-        "bootstrap interval over seeds and images, and in brackets the wider one by Student's t over the seeds. "
+        "bootstrap interval over seeds and images, and in brackets the other by Student's t over the seeds. "
         "Cost in GFLOPs (multiply-adds, as the paper counts).",
     ]
     for name in studies:
@@ -80,14 +80,15 @@ def table(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a study's table."""
     published = any(CONFIGURATIONS[row].published for row in rows)
+    against = CONFIGURATIONS[study.against].says
     headings = [
         "what",
         *(f"exit {k + 1}" for k in range(study.exits)),
         "GFLOPs",
         "seeds",
-        "over the first row, last exit",
+        f"over {against!r}, last exit",
     ]
-    headings += ["paper: exit 1 / 2", "paper: over the first row"] if published else []
+    headings += ["paper: exit 1 / 2", f"paper: over {against!r}"] if published else []
     cells = []
     for row in rows:
         seeds = seeds_of(found, row)
@@ -122,6 +123,8 @@ def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
 
 def verdict(claim: Claim, gap: Difference) -> str:
     """Whether it holds here: only what both intervals say is taken as shown."""
+    if len(gap.by_seed) < 2:
+        return "one seed says nothing about it"
     low, high = 100 * min(gap.low, gap.t_low), 100 * max(gap.high, gap.t_high)
     if high < 0:
         return "the opposite holds here"

@@ -111,7 +111,7 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     assert [row["what"] for row in table] == [CONFIGURATIONS[name].says for name in STUDIES["feature-location"].rows]
     last = [found[Cell("two_features_all", seed)].top1() for seed in range(3)]
     assert table[3]["exit 2"].startswith(f"{100 * np.mean(last, 0)[1]:.2f} ± {100 * np.std(last, 0, ddof=1)[1]:.2f}")
-    assert (table[3]["seeds"], table[3]["paper: over the first row"]) == ("3", "+1.62")
+    assert (table[3]["seeds"], table[3]["paper: over 'no reuse'"]) == ("3", "+1.62")
     curves = rows_of(tmp_path / "curves.csv")
     assert [row["exit 2"] != "" for row in curves] == [True, True, False, True, False]  # one alone, under its exit
     points = rows_of(tmp_path / "curves_points.csv")
@@ -154,6 +154,11 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
 )
 def test_verdicts(fields: tuple[float, float, float], most: float | None, says: str) -> None:
     assert study_report.verdict(Claim("", "", "", most), gap(*fields)) == says
+
+
+def test_one_seed_is_no_verdict() -> None:
+    single = Difference(0.02, 0.01, 0.03, (0.02,), -np.inf, np.inf)
+    assert study_report.verdict(Claim("", "", ""), single) == "one seed says nothing about it"
 
 
 def test_the_results_are_one_table(tmp_path: Path) -> None:
