@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from training.stopping import Stopped, StopRequest
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 
 BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
+LOCK = ".lock"  # held by who trains a study's cells
 _BATCH = 100  # images, where nothing is trained
 _BACKWARD = 2  # a step's gradient costs twice what its forward pass does
 
@@ -217,8 +220,37 @@ def _train_all(recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespac
     """Trains the cells that are not done, one after another.
 
     Raises:
-        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: a cell failed; it has said why.
+        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: a cell failed, and has said why;
+            or another process trains there.
     """
+    with _locked(options.out) as lock:
+        _train_missing(recipe, cells, options, arguments, lock)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[int]:
+    """Holds a study's folder -> the descriptor, for a cell's process to hold it too: it may outlive this one.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{out}: a study is being trained there by another process; wait for it, or give another --out"
+            ) from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _train_missing(
+    recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str], lock: int
+) -> None:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
     rate = _rate(done, work)
@@ -228,7 +260,7 @@ def _train_all(recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespac
         left = sum(amount for other, amount in work.items() if other not in done)
         told = f", {duration(left / rate)} left in all" if rate else ""
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
-        _in_a_process([*arguments, "--cell", cell.name], cell)
+        _in_a_process([*arguments, "--cell", cell.name], cell, lock)
         done = outcomes(options.out, cells)
         rate = _rate(done, work)
         if not options.keep_runs:
@@ -242,10 +274,12 @@ def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
     return sum(work[cell] for cell in done) / seconds if seconds else 0.0
 
 
-def _in_a_process(arguments: Sequence[str], cell: Cell) -> None:
+def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> None:
     """A process of its own gives back what TensorFlow holds; a signal that asks to stop is passed on to it."""
     with StopRequest() as stop:
-        process = subprocess.Popen([sys.executable, "-m", "training.ablate", *arguments], start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training.ablate", *arguments], start_new_session=True, pass_fds=[lock]
+        )
         try:
             while process.poll() is None:
                 time.sleep(0.2)

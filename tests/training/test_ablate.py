@@ -50,7 +50,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Has cells trained in this process, and says which."""
     trained = []
 
-    def train(arguments: Sequence[str], cell: Cell) -> None:
+    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> None:
         trained.append(cell.name)
         if ablate.main(arguments):
             raise ValueError("failed")
@@ -128,6 +128,15 @@ def test_another_recipe_needs_another_folder(
     assert "learning_rate: 0.001 there, 0.5 now" in capsys.readouterr().err
 
 
+def test_one_process_trains_a_study(study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    with ablate._locked(out):
+        assert ablate.main(["--study", "curves", "--seeds", "1", *study]) == 2
+        assert f"{out}: a study is being trained there by another process" in capsys.readouterr().err
+    with ablate._locked(out):
+        assert not (out / "runs").exists()
+
+
 def test_an_estimate_is_of_six_operations_a_multiply_add(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--study", "curves", "--seeds", "2", "--out", "x", "--estimate", "--rate", "0.01"]
     assert ablate.main(arguments) == 0
@@ -168,7 +177,7 @@ def test_what_a_cell_says_of_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(subprocess, "Popen", Left)
     with pytest.raises(Stopped, match="stopped while two_none_seed4 was trained"):
-        ablate._in_a_process([], Cell("two_none", 4))
+        ablate._in_a_process([], Cell("two_none", 4), 0)
     monkeypatch.setattr(Left, "returncode", 2)
     with pytest.raises(ValueError, match="two_none_seed4 could not be trained"):
-        ablate._in_a_process([], Cell("two_none", 4))
+        ablate._in_a_process([], Cell("two_none", 4), 0)
