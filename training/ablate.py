@@ -35,8 +35,9 @@ from training.cells import (
     Outcome,
     keep_history,
     outcomes,
-    refuse_other_study,
+    refuse_others,
     save_outcome,
+    seconds_of,
     write_results,
 )
 from training.recipe import Recipe, load_recipe
@@ -48,6 +49,7 @@ from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
 LOCK = ".lock"  # held by who trains a study's cells
 _BATCH = 100  # images, where nothing is trained
+_FAILURES = 3  # cells in a row, after which the next is not tried
 _BACKWARD = 2  # a step's gradient costs twice what its forward pass does
 
 
@@ -136,21 +138,36 @@ def images_of(recipe: Recipe, count: int) -> int:
     return Plan.of(recipe, count).steps * recipe.batch_size
 
 
+def described(recipe: Recipe, cell: Cell, data: str, start_from: str) -> dict[str, Any]:
+    """How a cell is trained: what must be the same wherever its result is used."""
+    own = recipe_of(recipe, cell)
+    fields = {**dataclasses.asdict(own), "config": dataclasses.asdict(config_of(own)), "data": data}
+    del fields["remat"], fields["overrides"]  # how a step is computed, not what; and what config says
+    return {**fields, "start_from": start_from}
+
+
 def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "") -> None:
-    """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits."""
-    from dvt_tf.cascade import DynamicVisionTransformer
+    """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits.
+
+    Raises:
+        ValueError, FileNotFoundError: as `train`, or one of the splits is not there; nothing is trained then.
+    """
+    from dvt_tf.cascade import DynamicVisionTransformer, preset_card
     from dvt_tf.results import exit_results
     from training.damaged import on_one_line
     from training.data import open_data
-    from training.run import MODEL, train
+    from training.reporting import HISTORY_FILE, git_state, read_history, versions
+    from training.run import MODEL, card_for, train
 
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
-    begun = time.monotonic()
-    train(own, data, run, resume=True, start_from=start_from.format(configuration=cell.configuration, seed=cell.seed))
-    seconds = time.monotonic() - begun
+    found = open_data(own, data)
+    card = card_for(preset_card(own.preset, get_preset(own.preset)), own, found.classes)
+    for split in SPLITS:  # that one is not there is better known before the training than after it
+        datasets.load(data, split, card, _BATCH)
+    train(own, data, run, resume=True, start_from=_start_of(cell, start_from))
     model = DynamicVisionTransformer.from_preset(run / MODEL)
     damaged: list[str] = []  # the same in every cell, so that pairs stay pairs
-    found = {
+    scored = {
         split: exit_results(
             model, datasets.load(data, split, model.card, _BATCH, damaged.extend, limit=own.test_images)
         )
@@ -159,14 +176,25 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     if damaged:
         print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
     outcome = Outcome(
-        found["test"].gmacs,
-        {split: results.confidences for split, results in found.items()},
-        {split: results.correct for split, results in found.items()},
-        images_of(own, open_data(own, data).count),
-        seconds,
+        scored["test"].gmacs,
+        {split: results.confidences for split, results in scored.items()},
+        {split: results.correct for split, results in scored.items()},
+        images_of(own, found.count),
+        seconds_of(read_history(run / HISTORY_FILE)),
+        {"described": described(recipe, cell, data, start_from), "versions": versions(), "git": git_state()},
     )
     keep_history(run, out, cell)
     save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")
+
+
+def _start_of(cell: Cell, start_from: str) -> str:
+    """Raises ValueError where a brace in it stands for nothing."""
+    try:
+        return start_from.format(configuration=cell.configuration, seed=cell.seed)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"--start-from {start_from!r}: only {{configuration}} and {{seed}} can stand in braces ({error})"
+        ) from None
 
 
 def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -190,25 +218,34 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         recipe_of(recipe, Cell(name, 0))  # refuses what the preset cannot be before anything is trained
     if options.estimate is not None:
         return _estimate(recipe, data, cells, options.estimate, options.rate)
-    described = {**dataclasses.asdict(recipe), "data": data, "start_from": options.start_from}
-    del described["seed"], described["remat"]
-    refuse_other_study(options.out, described)
+    _start_of(Cell("", 0), options.start_from)
+    everything = outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out)))
+    refuse_others(
+        options.out, everything, {cell: described(recipe, cell, data, options.start_from) for cell in everything}
+    )
     if options.cell:
         name, _, seed = options.cell.rpartition("_seed")
         train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from)
         return ""
-    if not options.report:
-        _train_all(recipe, cells, options, arguments)
+    failed = {} if options.report else _train_all(recipe, cells, options, arguments)
     found = outcomes(options.out, cells_of(names, options.seeds))
-    if not found:
+    if not found and not failed:
         raise ValueError(f"{options.out}: no cell of the study is done yet; leave out --report to train them")
-    write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
+    if found:
+        _report(options.out, studies, found, data)
+    if failed:
+        told = "; ".join(f"{cell.name} ({why})" for cell, why in failed.items())
+        raise ValueError(f"not trained: {told}; nothing of the others is lost, and the same command tries again")
+    count = len(cells_of(names, options.seeds))
+    return f"{len(found)} of {count} cells are done: {options.out / study_report.REPORT_FILE}"
+
+
+def _report(out: Path, studies: Sequence[str], found: dict[Cell, Outcome], data: str) -> None:
+    write_results(out, outcomes(out, cells_of(list(CONFIGURATIONS), _most_seeds(out))))
     groups = datasets.sources(data, "test")
     if groups is not None:  # a recipe may test on the first images alone
         groups = groups[: len(next(iter(found.values())).correct["test"])]
-    study_report.write(options.out, studies, found, data, groups)
-    count = len(cells_of(names, options.seeds))
-    return f"{len(found)} of {count} cells are done: {options.out / study_report.REPORT_FILE}"
+    study_report.write(out, studies, found, data, groups)
 
 
 def _most_seeds(out: Path) -> int:
@@ -216,15 +253,16 @@ def _most_seeds(out: Path) -> int:
     return 1 + max(seeds, default=0)
 
 
-def _train_all(recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Trains the cells that are not done, one after another.
+def _train_all(
+    recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str]
+) -> dict[Cell, str]:
+    """Trains the cells that are not done, one after another -> those that could not be, and why.
 
     Raises:
-        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: a cell failed, and has said why;
-            or another process trains there.
+        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: another process trains there.
     """
     with _locked(options.out) as lock:
-        _train_missing(recipe, cells, options, arguments, lock)
+        return _train_missing(recipe, cells, options, arguments, lock)
 
 
 @contextmanager
@@ -250,22 +288,33 @@ def _locked(out: Path) -> Iterator[int]:
 
 def _train_missing(
     recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str], lock: int
-) -> None:
+) -> dict[Cell, str]:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
     rate = _rate(done, work)
+    failed: dict[Cell, str] = {}
+    in_a_row = 0
     for number, cell in enumerate(cells, 1):
         if cell in done:
             continue
-        left = sum(amount for other, amount in work.items() if other not in done)
+        if in_a_row == _FAILURES:
+            failed[cell] = f"and those after it: not tried after {_FAILURES} failures in a row"
+            break
+        left = sum(amount for other, amount in work.items() if other not in {*done, *failed})
         told = f", {duration(left / rate)} left in all" if rate else ""
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
-        _in_a_process([*arguments, "--cell", cell.name], cell, lock)
+        why = _in_a_process([*arguments, "--cell", cell.name], cell, lock)
+        in_a_row = in_a_row + 1 if why else 0
+        if why:
+            failed[cell] = why
+            print(f"training.ablate: {cell.name} could not be trained ({why})", file=sys.stderr, flush=True)
+            continue
         done = outcomes(options.out, cells)
         rate = _rate(done, work)
         if not options.keep_runs:
             shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
         write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
+    return failed
 
 
 def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
@@ -274,8 +323,23 @@ def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
     return sum(work[cell] for cell in done) / seconds if seconds else 0.0
 
 
-def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> None:
-    """A process of its own gives back what TensorFlow holds; a signal that asks to stop is passed on to it."""
+def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> str:
+    """Trains a cell in a process of its own, which gives back what TensorFlow holds -> why it could not be, or "".
+
+    One that a signal ended, as where memory ran out, is gone on with once. A signal that asks to stop is passed on.
+    """
+    for attempt in (1, 2):
+        status = _status(arguments, cell, lock)
+        if status >= 0:
+            return "" if status == 0 else f"status {status}; it has said why"
+        killed = signal.Signals(-status).name
+        if attempt == 1:
+            print(f"{cell.name} was ended by {killed}; going on with it once more", flush=True)
+    return f"ended by {killed}, twice"
+
+
+def _status(arguments: Sequence[str], cell: Cell, lock: int) -> int:
+    """The exit status of a cell's process, the number of the signal that ended it below 0."""
     with StopRequest() as stop:
         process = subprocess.Popen(
             [sys.executable, "-m", "training.ablate", *arguments], start_new_session=True, pass_fds=[lock]
@@ -291,8 +355,7 @@ def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> None:
                 process.kill()
         if process.returncode == STOPPED or stop.signal:
             raise Stopped(f"stopped while {cell.name} was trained; the same command goes on")
-        if process.returncode:
-            raise ValueError(f"{cell.name} could not be trained; nothing of the others is lost")
+        return process.returncode
 
 
 def _estimate(recipe: Recipe, data: str, cells: Sequence[Cell], count: int, rate: float) -> str:

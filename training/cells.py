@@ -21,8 +21,8 @@ import safetensors.numpy
 from dvt_tf.files import written_whole
 
 SPLITS = ("calibration", "test")
-FORMAT = "dvt_tf study cell 1"
-RESULTS_FILE, STUDY_FILE = "results.csv", "study.json"
+FORMAT = "dvt_tf study cell 2"
+RESULTS_FILE = "results.csv"
 KEPT, HISTORIES, RUNS = "cells", "history", "runs"  # folders of a study
 _STEPS = 65535  # in which confidences are kept
 
@@ -44,8 +44,8 @@ class Outcome:
     """What is kept of a cell.
 
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
-    images: that it was trained on. seconds: of training, as one process saw them; not counting what came before an
-    interruption.
+    images: that it was trained on. seconds: of its epochs, by its history. made_by: `described` and, for whoever
+    wonders, `versions` and `git`.
     """
 
     gmacs: np.ndarray
@@ -53,6 +53,7 @@ class Outcome:
     correct: Mapping[str, np.ndarray]
     images: int
     seconds: float
+    made_by: Mapping[str, Any]
 
     def top1(self) -> np.ndarray:
         """(K,) share of right answers on the test split."""
@@ -71,6 +72,7 @@ def save_outcome(outcome: Outcome, path: Path) -> None:
         "counts": json.dumps({split: len(outcome.correct[split]) for split in SPLITS}),
         "images": str(outcome.images),
         "seconds": f"{outcome.seconds:.0f}",
+        "made_by": json.dumps(outcome.made_by, sort_keys=True),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
@@ -99,6 +101,7 @@ def load_outcome(path: Path) -> Outcome:
             },
             int(about["images"]),
             float(about["seconds"]),
+            json.loads(about["made_by"]),
         )
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
@@ -124,6 +127,7 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
                 "seed",
                 "images",
                 "seconds",
+                "commit",
                 *(f"gmacs_{k}" for k in exits),
                 *(f"top1_{k}" for k in exits),
             ]
@@ -131,30 +135,42 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in found.items():
             blank = [""] * (most - len(outcome.gmacs))
             gmacs, top1 = ([f"{value:.6g}" for value in values] + blank for values in (outcome.gmacs, outcome.top1()))
-            writer.writerow([cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", *gmacs, *top1])
+            line = [cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", _commit(outcome)]
+            writer.writerow([*line, *gmacs, *top1])
 
 
-def refuse_other_study(out: Path, described: Mapping[str, Any]) -> None:
-    """Keeps in study.json what all cells have in common, and refuses a folder whose cells have something else.
+def _commit(outcome: Outcome) -> str:
+    git = outcome.made_by.get("git", {})
+    return git.get("commit", "")[:7] + ("+" if git.get("changed") else "")
+
+
+def refuse_others(out: Path, found: Mapping[Cell, Outcome], described: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Refuses a folder with a cell that was trained otherwise, or scored on other images, than the study says.
+
+    Args:
+        found: what the folder has. described: of each of these cells, how it is trained now.
 
     Raises:
-        ValueError: the folder holds another study; the message names what differs.
+        ValueError: there is one; the message names it, and what differs.
     """
-    path = out / STUDY_FILE
-    described = json.loads(json.dumps(described))  # as it will be read
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differs = sorted(key for key in {*before, *described} if before.get(key) != described.get(key))
+    for cell, outcome in found.items():
+        now = json.loads(json.dumps(described[cell]))  # as it will be read
+        before = outcome.made_by["described"]
+        differs = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if differs:
             raise ValueError(
-                f"{out} holds a study with other {', '.join(differs)} "
-                f"({'; '.join(f'{key}: {before.get(key)!r} there, {described.get(key)!r} now' for key in differs)}); "
+                f"{out} holds a study with other {', '.join(differs)} (of {cell.name}: "
+                f"{'; '.join(f'{key}: {before.get(key)!r} there, {now.get(key)!r} now' for key in differs)}); "
                 "give another --out"
             )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    counts = {cell: [len(outcome.correct[split]) for split in SPLITS] for cell, outcome in found.items()}
+    for cell, count in counts.items():
+        first = next(iter(counts))
+        if count != counts[first]:
+            raise ValueError(
+                f"{out}: {cell.name} was scored on {' and '.join(map(str, count))} images ({', '.join(SPLITS)}), and "
+                f"{first.name} on {' and '.join(map(str, counts[first]))}; remove those of one of them to train it anew"
+            )
 
 
 def keep_history(run: Path, out: Path, cell: Cell) -> None:
@@ -163,3 +179,9 @@ def keep_history(run: Path, out: Path, cell: Cell) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as temporary:
         shutil.copyfile(run / "history.csv", temporary)
+
+
+def seconds_of(history: Sequence[Mapping[str, str]]) -> float:
+    """Of the rows of a history.csv: how long its epochs took, of however many processes."""
+    images = np.diff([0.0, *(float(row["images"]) for row in history)])
+    return float(sum(images / np.array([float(row["images_per_second"]) for row in history])))

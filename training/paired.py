@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS = 4000  # of the bootstrap
+_AT_ONCE = 200  # draws
 _INTERVAL = 0.95
 
 
@@ -45,9 +46,12 @@ def paired_difference(
     sums = np.stack([np.bincount(number, row) for row in gaps])  # (S, G)
     sizes = np.bincount(number).astype(np.float64)  # (G,)
     random = np.random.default_rng(0)
-    weights = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), draws)  # (draws, G)
     own = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # (draws, S)
-    means = ((weights @ sums.T) * own).sum(1) / (weights @ sizes)
+    means = np.empty(draws)
+    for first in range(0, draws, _AT_ONCE):  # all weights at once would be 640 MB of 20,000 images
+        part = slice(first, min(first + _AT_ONCE, draws))
+        weights = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), part.stop - first)  # (draws, G)
+        means[part] = ((weights @ sums.T) * own[part]).sum(1) / (weights @ sizes)
     low, high = np.quantile(means, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
     by_seed = gaps.mean(1)
     mean = float(by_seed.mean())

@@ -256,7 +256,7 @@ def make_trainer(
             seed=recipe.seed,
             **{**recipe.overrides, "num_classes": len(classes)},
         )
-        cascade.card = _card_for(cascade.card, recipe, classes)
+        cascade.card = card_for(cascade.card, recipe, classes)
         cascade.remat = recipe.remat
         trainer = CascadeTrainer(
             cascade, recipe.token_loss > 0, recipe.distillation, recipe.frozen, dtype=recipe.precision
@@ -313,7 +313,7 @@ def provenance(recipe: Recipe, data: str) -> dict[str, Any]:
     }
 
 
-def _card_for(card: dict[str, Any], recipe: Recipe, classes: tuple[str, ...]) -> dict[str, Any]:
+def card_for(card: dict[str, Any], recipe: Recipe, classes: tuple[str, ...]) -> dict[str, Any]:
     """A card with the recipe's preprocessing and, unless it knows the data's classes by name or id, with these."""
     card = {**card, "preprocessing": {**card["preprocessing"], **recipe.preprocessing}}
     if set(classes) in (set(card["class_names"]), set(card.get("class_ids", ()))):

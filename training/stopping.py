@@ -13,9 +13,12 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within it, SIGTERM and the first Ctrl-C ask the run to stop after its step; the next Ctrl-C interrupts it."""
+    """Within it, SIGTERM, a terminal that closes and the first Ctrl-C ask the run to stop after its step.
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    The next Ctrl-C interrupts it. What is ignored, as nohup has a closing terminal ignored, stays so.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal = ""
@@ -23,7 +26,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

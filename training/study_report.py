@@ -38,6 +38,7 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         "standard deviation. Differences are in points, between runs of the same seed on the same images, with a 95 % "
         "bootstrap interval over seeds and images, and in brackets the other by Student's t over the seeds. "
         "Cost in GFLOPs (multiply-adds, as the paper counts).",
+        f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
     for name in studies:
         study = STUDIES[name]
@@ -58,6 +59,10 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         parts += ["## The paper's claims at the second exit", "\n".join(f"- {line}" for line in claims if line)]
     with written_whole(out / REPORT_FILE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _versions(outcome: Outcome) -> str:
+    return ", ".join(f"{name} {version}" for name, version in outcome.made_by["versions"].items())
 
 
 def seeds_of(found: Found, *names: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +51,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Has cells trained in this process, and says which."""
     trained = []
 
-    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> None:
+    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> int:
         trained.append(cell.name)
-        if ablate.main(arguments):
-            raise ValueError("failed")
+        return ablate.main(arguments)
 
-    monkeypatch.setattr(ablate, "_in_a_process", train)
+    monkeypatch.setattr(ablate, "_status", train)
     return trained
 
 
@@ -108,6 +108,10 @@ def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
         (["--report"], "no cell of the study is done yet"),
         (["--estimate", "--rate", "0"], "--rate is 0"),
         (["--preset", "nothing"], "unknown preset 'nothing'"),
+        (
+            ["--start-from", "runs/{configuraton}"],
+            "--start-from 'runs/{configuraton}': only {configuration} and {seed}",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
@@ -123,9 +127,52 @@ def test_another_recipe_needs_another_folder(
     study: list[str], here: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--study", "relationship-source", "--seeds", "1", *study, "--only", "two_none"]
+    assert ablate.main(["--report", *arguments, "--set", "learning_rate=0.5"]) == 2  # leaves nothing behind
     assert ablate.main(arguments) == 0
-    assert ablate.main([*arguments, "--set", "learning_rate=0.5"]) == 2
-    assert "learning_rate: 0.001 there, 0.5 now" in capsys.readouterr().err
+    for change, says in (
+        ("learning_rate=0.5", "learning_rate: 0.001 there, 0.5 now"),
+        ("overrides.dim=16", "config: "),
+    ):
+        assert ablate.main([*arguments, "--set", change]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_row_that_fails_is_left_for_the_next_time(
+    study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "study" / "runs" / "two_none_seed0" / "state.safetensors"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"half a state")
+    arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
+    assert ablate.main(arguments) == 2
+    assert here == ["two_none_seed0", "two_none_seed1"]
+    error = capsys.readouterr().err.splitlines()
+    assert "state.safetensors is damaged" in error[0]
+    assert error[-1].startswith("training.ablate: not trained: two_none_seed0 (status 2; it has said why)")
+    assert (tmp_path / "study" / "report.md").is_file()
+    broken.unlink()
+    assert ablate.main(arguments) == 0
+    assert here[2:] == ["two_none_seed0"]
+
+
+def test_three_failures_in_a_row_end_a_study(
+    study: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablate, "_status", lambda *_: 2)
+    assert ablate.main(["--study", "feature-location", "--seeds", "2", *study]) == 2
+    error = capsys.readouterr().err
+    assert error.count("could not be trained") == 3
+    assert "two_features_all_seed0 (and those after it: not tried after 3 failures in a row)" in error
+
+
+def test_a_cell_without_a_split_to_score_it_on_is_not_trained(
+    study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "pictures" / "val")
+    assert ablate.main(["--study", "curves", "--seeds", "1", *study, "--only", "alone_1"]) == 2
+    assert "val" in capsys.readouterr().err.splitlines()[0]
+    assert here == ["alone_1_seed0"]
+    assert not (tmp_path / "study" / "runs").exists()
 
 
 def test_one_process_trains_a_study(study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,19 +212,25 @@ def test_a_study_is_stopped_by_a_signal_and_goes_on(study: list[str], tmp_path: 
     assert not (tmp_path / "study" / "cells").exists()
 
 
-def test_what_a_cell_says_of_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_cells_process_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    statuses = []
 
     class Left:
-        returncode = ablate.STOPPED
-
-        def __init__(self, *_: object, **__: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None:
+            self.returncode = statuses.pop(0)
 
         def poll(self) -> int:
             return self.returncode
 
+    def why(*given: int) -> str:
+        statuses[:] = given
+        return ablate._in_a_process([], Cell("two_none", 4), 0)
+
     monkeypatch.setattr(subprocess, "Popen", Left)
     with pytest.raises(Stopped, match="stopped while two_none_seed4 was trained"):
-        ablate._in_a_process([], Cell("two_none", 4), 0)
-    monkeypatch.setattr(Left, "returncode", 2)
-    with pytest.raises(ValueError, match="two_none_seed4 could not be trained"):
-        ablate._in_a_process([], Cell("two_none", 4), 0)
+        why(ablate.STOPPED)
+    assert why(0) == ""
+    assert why(2) == "status 2; it has said why"
+    assert why(-9, 0) == ""
+    assert "two_none_seed4 was ended by SIGKILL; going on with it once more" in capsys.readouterr().out
+    assert why(-9, -6) == "ended by SIGABRT, twice"

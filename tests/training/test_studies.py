@@ -18,6 +18,11 @@ from training.paired import Difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, configurations_of
 
 IMAGES = 400
+MADE_BY = {
+    "described": {"images": 640, "config": {"dim": 8}, "data": "digits"},
+    "versions": {"tensorflow": "2.15.1"},
+    "git": {"commit": "0123456789abcdef", "changed": True},
+}
 
 
 @pytest.mark.parametrize("name", [name for name, one in CONFIGURATIONS.items() if one.published])
@@ -57,7 +62,7 @@ def outcome(shares: tuple[float, ...], seed: int) -> Outcome:
         confidences[split] = np.clip(1.1 - hardness - 0.05 * random.random((IMAGES, len(shares))), 0.1, 1.0).astype(
             np.float32
         )
-    return Outcome(np.array([0.02, 0.05, 0.11])[: len(shares)], confidences, correct, 640, 12.0)
+    return Outcome(np.array([0.02, 0.05, 0.11])[: len(shares)], confidences, correct, 640, 12.0, MADE_BY)
 
 
 def all_found(seeds: int = 3) -> dict[Cell, Outcome]:
@@ -80,6 +85,7 @@ def test_an_outcome_is_read_as_it_was_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose(read.confidences[split], kept.confidences[split], atol=1.6e-5)
         np.testing.assert_array_equal(read.confidences[split] == 1, kept.confidences[split] == 1)
     assert (read.images, read.seconds, read.gmacs.tolist()) == (640, 12.0, [0.02, 0.05])
+    assert read.made_by == MADE_BY
     assert (tmp_path / "cells" / "two_none_seed5.safetensors").stat().st_size < 8000
 
 
@@ -93,11 +99,34 @@ def test_a_damaged_outcome_is_named(tmp_path: Path, contents: bytes) -> None:
 
 
 def test_a_folder_holds_one_study(tmp_path: Path) -> None:
-    described = {"images": 640, "overrides": {"dim": 8}, "data": "digits", "grids": (1, 2)}
-    cells.refuse_other_study(tmp_path, described)
-    cells.refuse_other_study(tmp_path, described)
-    with pytest.raises(ValueError, match=r"other images \(images: 640 there, 641 now\); give another --out"):
-        cells.refuse_other_study(tmp_path, {**described, "images": 641})
+    cell, other = Cell("two_none", 0), Cell("two_none", 1)
+    found = {cell: outcome((0.4, 0.7), 0), other: outcome((0.4, 0.7), 1)}
+    described: dict[str, Any] = {**MADE_BY["described"], "config": {"dim": 8}}
+    cells.refuse_others(tmp_path, found, {cell: described, other: described})
+    changed = {**described, "images": 641}
+    with pytest.raises(
+        ValueError, match=r"other images \(of two_none_seed1: images: 640 there, 641 now\); give another"
+    ):
+        cells.refuse_others(tmp_path, found, {cell: described, other: changed})
+    wider = {**described, "config": {"dim": 9}}
+    with pytest.raises(ValueError, match=r"other config \(of two_none_seed0: "):
+        cells.refuse_others(tmp_path, found, {cell: wider, other: described})
+
+
+def test_cells_were_scored_on_as_many_images(tmp_path: Path) -> None:
+    cell, other = Cell("two_none", 0), Cell("two_none", 1)
+    whole = outcome((0.4, 0.7), 0)
+    fewer = dataclasses.replace(whole, correct={**whole.correct, "test": whole.correct["test"][1:]})
+    described = dict.fromkeys((cell, other), MADE_BY["described"])
+    with pytest.raises(
+        ValueError, match=r"two_none_seed1 was scored on 400 and 399 images .*two_none_seed0 on 400 and"
+    ):
+        cells.refuse_others(tmp_path, {cell: whole, other: fewer}, described)
+
+
+def test_seconds_are_those_of_all_epochs() -> None:
+    rows = [{"images": "100", "images_per_second": "50"}, {"images": "300", "images_per_second": "20"}]
+    assert cells.seconds_of(rows) == 12.0
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -120,6 +149,7 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     }
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.count("![") == 5
+    assert "Trained with tensorflow 2.15.1." in report
     assert all(claim.says in report for claim in CLAIMS)
     for name in (*STUDIES,):
         plot = (tmp_path / f"{name}.png").read_bytes()
@@ -166,5 +196,6 @@ def test_the_results_are_one_table(tmp_path: Path) -> None:
     cells.write_results(tmp_path, found)
     first, second = rows_of(tmp_path / "results.csv")
     assert (first["configuration"], first["seed"], first["images"]) == ("two_none", "0", "640")
+    assert first["commit"] == "0123456+"
     assert float(first["top1_2"]) == pytest.approx(found[Cell("two_none", 0)].top1()[1], abs=1e-6)
     assert (second["gmacs_1"], second["gmacs_2"]) == ("0.02", "")
