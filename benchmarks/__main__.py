@@ -20,11 +20,14 @@ STATIC = [os.path.relpath(path) for path in sorted(RESULTS.glob("digits_static_*
 # Name of the folder of the tables, and the command.
 ALL: dict[str, list[str]] = {
     **{f"inference_{model}": ["inference", "--model", model] for model in (*LARGE, SMALL)},
-    **{f"early_exit_{model}": ["early_exit", "--model", model, "--rounds", "5"] for model in (LARGE[0], SMALL)},
-    **{f"baseline_{model}": ["baseline", "--model", model] for model in (LARGE[0], SMALL)},
+    **{
+        f"early_exit_{model}": ["early_exit", "--model", model, "--batch", "1", "--batch", "32", "--rounds", "5"]
+        for model in (LARGE[0], SMALL)
+    },
+    **{f"baseline_{model}": ["baseline", "--model", model, "--rounds", "5"] for model in (LARGE[0], SMALL)},
     **{f"memory_{model}": ["memory", "--model", model] for model in LARGE},
-    "training": ["training", "--model", SMALL, "--precision", "float32"],
-    "throughput": ["throughput", *(part for path in STATIC for part in ("--static", path))],
+    "training": ["training", "--model", SMALL, "--precision", "float32", "--batch", "32", "--no-memory"],
+    "throughput": ["throughput", "--images", "512", *(part for path in STATIC for part in ("--static", path))],
     "agreement": ["agreement"],
     "solvers": ["solvers"],
 }

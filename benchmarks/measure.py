@@ -7,13 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from benchmarks.cores import available_cores
 from dvt_tf.cascade import DynamicVisionTransformer, find_preset
+from dvt_tf.processor import vector_extensions
 
 ROOFLINE_SIDE = 2048
 
@@ -101,12 +101,9 @@ def load(model: str) -> DynamicVisionTransformer:
 
 def machine() -> str:
     """What it was measured on, in a line; no name of a machine."""
-    information = Path("/proc/cpuinfo")  # of Linux
-    flags = information.read_text(encoding="utf-8", errors="replace") if information.is_file() else ""
-    has = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in flags]
     return ", ".join(
         [
-            f"{platform.machine()} with {' '.join(has) or 'no vector extensions that are known of'}",
+            f"{platform.machine()} with {' '.join(vector_extensions()) or 'no vector extensions that are known of'}",
             f"{available_cores()} cores",
             f"TensorFlow {version('tensorflow')}",
             f"Python {platform.python_version()}",

@@ -169,6 +169,8 @@ def pytorch_forms(work: Work) -> list[Form]:
     from torch._inductor import config as inductor
 
     torch.set_num_threads(work.threads)
+    dynamo = importlib.import_module("torch._dynamo").config
+    dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = 256, True  # beyond it, it would run eagerly
     model = deit(work.config, work.weights)
     frozen = "compiled, frozen"
     kinds = {

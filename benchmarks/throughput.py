@@ -55,7 +55,8 @@ def main(
 ) -> None:
     """Classify the same test images at every budget of the curve and by static baselines, in the same rounds.
 
-    The thresholds of each budget are the best on the calibration split. A baseline's accuracy is that of its card; its
+    The thresholds of each budget are the best on the calibration split; they and the accuracy, on the whole test split,
+    are of the layers in float32. A baseline's accuracy is that of its card; its
     time is that of fresh weights of its configuration, on which time does not depend.
     """
     cascade = DynamicVisionTransformer.from_preset(model)
@@ -83,7 +84,7 @@ def main(
     rounds_of = interleaved(runs, rounds)
     count = sum(len(part) for part in batches)
     points = [Point(*name, rounds_of[key].rate(count)) for key, name in enumerate(names)]
-    title = f"{model} in {precision} on {data}@test, batches of {batch}; {rounds} interleaved rounds of {count} images"
+    title = f"{model} on {data}@test, timed in {precision} in batches of {batch}; {rounds} interleaved rounds"
     report = Report("throughput", title, out)
     full = points[len(found) - 1]
     rows = [

@@ -140,7 +140,7 @@ class _Stage:
     """One Transformer, and behind it those that come after, for the rows that go on.
 
     Call: at least one image (n, S, S, 3), its thresholds (n, K - 1) and what the Transformer before hands on, its
-    features and then the relationships of each block (nothing, for the first) -> probabilities (n, C), exits (n,) int32
+    features and then the relationships that are used (nothing, for the first) -> probabilities (n, C), exits (n,) int32
     1-based, and how many rows this Transformer and each one after it processed, int32.
     """
 
@@ -158,7 +158,7 @@ class _Stage:
 
     def _run(self, images: tf.Tensor, thresholds: tf.Tensor, upstream: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         number = self.transformer.index + 1
-        outputs = self.transformer(images, upstream=_outputs_of(upstream))
+        outputs = self.transformer(images, upstream=self._upstream(upstream))
         here = tf.nn.softmax(outputs.logits)  # (n, C)
         rows = tf.shape(here)[:1]
         exits = tf.fill(rows, number)
@@ -169,7 +169,8 @@ class _Stage:
         stays = tf.where(~leaves)  # (m, 1)
 
         def go_on() -> tuple[tf.Tensor, ...]:
-            given = (images, thresholds, outputs.features, *outputs.relationships)
+            used = after.transformer.used_blocks
+            given = (images, thresholds, outputs.features, *(outputs.relationships[i] for i in used))
             images_, thresholds_, *handed_on = (tf.gather_nd(part, stays) for part in given)
             found, later_exits, processed = after(images_, thresholds_, handed_on)
             return (
@@ -182,10 +183,12 @@ class _Stage:
         found = tf.cond(tf.size(stays) > 0, go_on, lambda: (here, exits, tf.zeros((later,), tf.int32)))
         return (*found[:2], tf.concat([rows, found[2]], 0))
 
-
-def _outputs_of(handed_on: list[tf.Tensor]) -> TransformerOutputs | None:
-    if not handed_on:
-        return None
-    features, *relationships = handed_on
-    nothing = tf.zeros((0,))  # the upstream's own logits: nothing downstream looks at them
-    return TransformerOutputs(nothing, features, relationships, None, None)
+    def _upstream(self, handed_on: list[tf.Tensor]) -> TransformerOutputs | None:
+        if not handed_on:
+            return None
+        nothing = tf.zeros((0,))  # what nothing downstream looks at
+        features, *used = handed_on
+        relationships = [nothing] * self.transformer.config.depth
+        for i, relationship in zip(self.transformer.used_blocks, used, strict=True):
+            relationships[i] = relationship
+        return TransformerOutputs(nothing, features, relationships, None, None)

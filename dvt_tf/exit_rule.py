@@ -25,7 +25,7 @@ def check_thresholds(values: Any, num_exits: int, name: str = "thresholds") -> n
         ValueError: a wrong count, a negative value, NaN or infinity.
     """
     try:
-        array = np.asarray(values, np.float32)
+        array = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numbers, not {values!r}") from error
     if array.ndim not in (1, 2) or array.shape[-1] != num_exits - 1:
@@ -34,7 +34,7 @@ def check_thresholds(values: Any, num_exits: int, name: str = "thresholds") -> n
         )
     if not np.all(np.isfinite(array)) or np.any(array < 0):
         raise ValueError(f"{name} must be finite and at least 0 (above 1 means never), not {array.tolist()}")
-    return np.where(array > 1.0, np.float32(NEVER), array)
+    return np.where(array > 1.0, NEVER, array).astype(np.float32)
 
 
 def parse_threshold(text: str) -> float:

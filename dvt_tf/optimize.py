@@ -43,7 +43,8 @@ class FoldedCascade(tf.Module):
 
     Args:
         model: the cascade, built.
-        precision: `"float32"`, equal to the model to 2e-5 on every logit, or `"bfloat16"`: matmuls in bfloat16, and
+        precision: `"float32"`, equal to the model to 2e-5 on every logit (but where patches of pixels are nearly even:
+            a norm makes rounding large there, the layers' as well), or `"bfloat16"`: matmuls in bfloat16, and
             norms, softmax and the residual stream in float32.
 
     Raises:
@@ -196,6 +197,11 @@ class _Transformer(TransformerMath, tf.Module):
 
     def __call__(self, images: tf.Tensor, upstream: TransformerOutputs | None = None) -> TransformerOutputs:
         return self.run(images, upstream, None)
+
+    @property
+    def used_blocks(self) -> Sequence[int]:
+        """The upstream's blocks whose relationships are looked at."""
+        return () if self.relationship_reuse is None else self._source_blocks
 
     def _embed(self, images: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         return self.embedding(images)

@@ -140,7 +140,10 @@ class _Graph:
         count, classes = tf.shape(valid)[0], len(self.card["class_names"])
         if thresholds is None:
             thresholds = tf.broadcast_to(self.classifier.thresholds, (count, self.classifier.num_exits - 1))
-        rows = tf.where(valid)[:, 0]
+        given = tf.shape(thresholds)[0]
+        same = tf.debugging.assert_equal(given, count, "there must be one row of thresholds for each image")
+        with tf.control_dependencies([same]):
+            rows = tf.where(valid)[:, 0]
         found = dict(self.classify(tf.gather(images, rows), tf.gather(thresholds, rows)))
         found["label"] = tf.gather(self.names, tf.argmax(found["probabilities"], -1))
         nothing = {

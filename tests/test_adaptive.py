@@ -15,7 +15,7 @@ from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.cost import count_macs
 from dvt_tf.exit_rule import NEVER, route
 from dvt_tf.vision_transformer import TransformerMath
-from tests.cascades import confidences_and_predictions, random_images, small_cascade
+from tests.cascades import TOKENS_TO_TOKEN, confidences_and_predictions, random_images, small_cascade
 
 
 class Case(NamedTuple):
@@ -28,9 +28,9 @@ class Case(NamedTuple):
     medians: np.ndarray  # (K - 1,)
 
 
-def make_case(grids: tuple[int, ...]) -> Case:
-    model = small_cascade(head=3.0, token_grids=grids)
-    images = random_images(64)
+def make_case(grids: tuple[int, ...], **fields: Any) -> Case:
+    model = small_cascade(head=3.0, **{**fields, "token_grids": grids})
+    images = random_images(64, model.config.image_size)
     logits = model(images)
     probabilities = np.stack([tf.nn.softmax(value).numpy() for value in logits.values()], 1)
     confidences, predictions = confidences_and_predictions(logits)
@@ -113,6 +113,33 @@ def test_any_number_of_exits(grids: tuple[int, ...]) -> None:
     if len(grids) > 1:
         assert len(set(exits)) > 1
     check(case, 0, case.medians)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        TOKENS_TO_TOKEN,
+        {"feature_reuse": "none", "relationship_reuse": "none"},
+        {"feature_reuse": "deep", "relationship_reuse": "shallow", "relationship_source": "deep"},
+    ],
+    ids=["tokens_to_token", "no reuse", "halves"],
+)
+def test_any_reuse_and_embedding(fields: dict[str, Any]) -> None:
+    case = make_case(fields.get("token_grids", (2, 3, 4)), **fields)
+    assert len(set(check(case, 16, case.medians))) > 1
+
+
+def test_rows_that_split_in_bfloat16_are_as_if_none_left(case: Case) -> None:
+    classifier = AdaptiveClassifier(case.classifier.model, precision="bfloat16")
+    result = classifier(case.images, case.medians)
+    exits = result["exit"].numpy()
+    assert set(exits) == {1, 2, 3}
+    logits = classifier.form(tf.constant(case.images))
+    whole = np.stack([tf.nn.softmax(value).numpy() for value in logits.values()], 1)  # (64, K, C)
+    np.testing.assert_allclose(result["probabilities"], whole[np.arange(64), exits - 1], atol=0.02)
+    clear = (np.abs(whole.max(-1)[:, :-1] - case.medians) > 0.02).all(1)
+    assert clear.sum() > 40
+    np.testing.assert_array_equal(exits[clear], route(whole.max(-1), case.medians)[clear])
 
 
 def test_no_transformer_runs_for_rows_that_left(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

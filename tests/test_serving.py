@@ -145,6 +145,9 @@ def test_every_row_has_thresholds_of_its_own(model: DynamicVisionTransformer, se
     # What is no threshold never lets an image leave.
     odd = np.array([[np.nan, 0.0], [-1.0, 0.0], [-np.inf, np.nan]], np.float32)
     assert ask(served, "with_thresholds", image_bytes=good[:3], thresholds=odd)["exit"].tolist() == [2, 2, 3]
+    for rows in (thresholds[:-1], [*thresholds, thresholds[0]]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one row of thresholds for each image"):
+            ask(served, "with_thresholds", image_bytes=good, thresholds=rows)
 
 
 def test_pixels_are_taken_as_they_are(model: DynamicVisionTransformer, served: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import importlib
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +35,15 @@ def table(path: Path) -> list[list[str]]:
     return list(csv.reader(path.read_text().splitlines()))
 
 
+def given(monkeypatch: pytest.MonkeyPatch, module: Any, seconds: Callable[[Any], float]) -> None:
+    """Has what a benchmark times take these seconds, by its key."""
+
+    def rounds(runs: Mapping[Any, Any], count: int, *_: Any) -> dict[Any, Rounds]:
+        return {key: Rounds((seconds(key),) * count) for key in runs}
+
+    monkeypatch.setattr(module, "interleaved", rounds)
+
+
 @pytest.mark.parametrize("form", ["layers", "float32"])
 def test_what_is_timed_is_the_exit(form: str) -> None:
     model = small_cascade()
@@ -42,19 +53,27 @@ def test_what_is_timed_is_the_exit(form: str) -> None:
         np.testing.assert_allclose(run(), model(images)[f"exit_{k + 1}"], atol=2e-5)
 
 
-def test_the_table_of_the_folded_form(folder: str, tmp_path: Path) -> None:
+def test_the_table_of_the_folded_form(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = {"layers": 0.4, "float32": 0.1, "bfloat16": 0.05, "roofline": 1e-9}
+    given(monkeypatch, inference, lambda key: forms[key[0] if isinstance(key, tuple) else key])
     inference.main(folder, batches=[1, 2], rounds=1, out=tmp_path / "out")
     rows = table(tmp_path / "out" / "inference_1.csv")
     assert [row[:2] for row in rows] == [["batch", "exit"], *([batch, k] for batch in "12" for k in "123")]
-    assert all(float(row[2]) >= 0 and row[5].endswith("%)") for row in rows[1:])
+    assert [row[2] for row in rows[1:]] == ["100.0"] * 3 + ["50.0"] * 3
+    assert {tuple(row[3:5]) for row in rows[1:]} == {("0.25 (0.25-0.25)", "0.50 (0.50-0.50)")}
+    assert "takes 0.50 (0.50-0.50) of a float32 one" in (tmp_path / "out" / "inference.md").read_text()
 
 
-def test_the_table_of_leaving_early(folder: str, tmp_path: Path) -> None:
+def test_the_table_of_leaving_early(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Keys are exits, and names in the second table: one over the ideal, whose exits take 0.2, 0.4 and 0.6.
+    given(monkeypatch, early_exit, lambda key: 0.2 * (key + 1) if isinstance(key, int) else 0.5)
     early_exit.main(folder, batches=[2], rounds=1, out=tmp_path / "out")
     rows = table(tmp_path / "out" / "early_exit_1.csv")
     assert [row[0] for row in rows] == ["batch", "GFLOPs", "2"]
     assert rows[1][3] == "1.00"
-    assert rows[2][3] == "1.00 (1.00-1.00)"
+    assert [cell.split()[0] for cell in rows[2][1:]] == ["0.33", "0.67", "1.00", "300.0"]
+    ideal = table(tmp_path / "out" / "early_exit_2.csv")[1:]
+    assert [row[4].split()[0] for row in ideal] == ["2.500", "1.250", "0.833"] * 2
 
 
 def test_images_that_leave_elsewhere_are_no_measurement(tmp_path: Path) -> None:
@@ -109,7 +128,12 @@ def test_the_table_of_training(
     monkeypatch.setattr(training, "step_of", lambda *_: lambda: 0.0)
     training.main("dvt_tiny_digits", batch=2, case="7x7 alone", precisions=["float32"])
     assert 0 <= float(capsys.readouterr().out.rpartition(":")[2]) < 1e11
-    monkeypatch.setattr(training, "peak_of", lambda module, *given: 2e9 if given[-1].endswith("alone") else 9e9)
+
+    def peak_of(_module: str, *given: str) -> float:
+        training.main("dvt_tiny_digits", batch=2, case=given[-1], precisions=["float32"])  # each can be found
+        return 2e9 if given[-1].endswith("alone") else 9e9
+
+    monkeypatch.setattr(training, "peak_of", peak_of)
     training.main("dvt_tiny_digits", batch=2, rounds=1, precisions=["float32"], compiled=True, out=tmp_path)
     rows = table(tmp_path / "training_1.csv")
     names = ["7x7 alone", "10x10 alone", "14x14 alone", "their sum", *(case.name for case in training.WHOLE)]
@@ -118,11 +142,14 @@ def test_the_table_of_training(
     assert rows[8][3:] == ["9.00", "4.50", "1.50"]
 
 
-def test_accuracy_against_throughput(tmp_path: Path) -> None:
+def test_accuracy_against_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, throughput, lambda key: 1.0 + key)
     card = every.RESULTS / "digits_static_7_card.json"
     throughput.main(static=[card], batch=64, images=64, limit=300, rounds=1, out=tmp_path)
     rows = table(tmp_path / "throughput_1.csv")
     assert [row[0] for row in rows[1:]] == [*(f"budget {k + 1}" for k in range(throughput.POINTS)), "digits_static_7"]
+    assert [row[4].split()[0] for row in rows[1:3]] == ["10.00", "5.00"]  # the tenth takes ten seconds
+    assert rows[1][3].startswith("64 (")
     budgets = [float(row[2]) for row in rows[1:-1]]
     assert budgets == sorted(budgets)
     assert (rows[-1][1], rows[-1][2]) == ("62.3", "0.024")
