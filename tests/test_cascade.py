@@ -166,7 +166,8 @@ def data_for(model: DynamicVisionTransformer) -> tf.data.Dataset:
     ids=["learned", "sinusoid", "tokens_to_token"],
 )
 def test_fit_trains_a_cascade_that_was_never_built_before(fields: dict[str, Any], tmp_path: Path) -> None:
-    model = compiled(DynamicVisionTransformer(small_config(drop_path_rate=0.2, **fields)))
+    small = {"token_grids": (2, 3), "depth": 1}  # what costs is tracing, not computing
+    model = compiled(DynamicVisionTransformer(small_config(drop_path_rate=0.2, **{**fields, **small})))
     history = model.fit(data_for(model), epochs=1, verbose=0).history
     last = f"exit_{model.num_exits}"
     assert np.isfinite(history["loss"][0])
@@ -247,7 +248,7 @@ def test_a_keras_file_holds_the_model(dtype: Any, embedding: str, tmp_path: Path
 
 
 def test_a_trained_model_goes_through_a_keras_file(tmp_path: Path) -> None:
-    model = compiled(small_cascade(token_grids=(2, 3)))
+    model = compiled(small_cascade(token_grids=(2, 3), depth=1))
     model.fit(data_for(model), epochs=1, verbose=0)
     expected = model.predict(random_images(2), verbose=0)
     model.save(tmp_path / "model.keras")
