@@ -15,7 +15,7 @@ class Stopped(Exception):
 class StopRequest:
     """Within it, SIGTERM, a terminal that closes and the first Ctrl-C ask the run to stop after its step.
 
-    The next Ctrl-C interrupts it. What is ignored, as nohup has a closing terminal ignored, stays so.
+    The next Ctrl-C interrupts it. Where a terminal that closes is ignored, as by nohup, it stays so.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -26,7 +26,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []
+            heard = [number for number in self.SIGNALS if number not in ignored]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 

@@ -16,7 +16,8 @@ import pytest
 
 from tests.training.folders import make_folder
 from training import ablate
-from training.cells import Cell, load_outcome
+from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
+from training.recipe import load_recipe
 from training.stopping import Stopped
 
 RECIPE = """
@@ -59,6 +60,27 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trained
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Has cells be done at once, with made-up results, or fail with the first status that is put in here."""
+    statuses: list[int] = []
+
+    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> int:
+        if statuses and (status := statuses.pop(0)):
+            return status
+        options = ablate.parse_arguments(arguments)
+        described = ablate.described(load_recipe(options.recipe, changes=options.set), cell, options.data, "")
+        right = {split: np.arange(12).reshape(6, 2) % 5 < 3 for split in SPLITS}
+        sure = {split: np.full((6, 2), 0.5, np.float32) for split in SPLITS}
+        made_by = {"described": described, "versions": {}, "git": {}}
+        outcome = Outcome(np.array([0.1, 0.2]), sure, right, 20, 3.0, made_by)
+        save_outcome(outcome, options.out / "cells" / f"{cell.name}.safetensors")
+        return 0
+
+    monkeypatch.setattr(ablate, "_status", train)
+    return statuses
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
@@ -66,33 +88,37 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_study_from_nothing_to_its_report(
     study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
+    arguments = ["--study", "feature-location", "--seeds", "1", *study, "--only", "two_none"]
     assert ablate.main(arguments) == 0
-    names = ["two_none_seed0", "two_none_seed1"]
-    assert here == names
-    printed = capsys.readouterr().out
-    assert "cell 2 of 2: two_none, seed 1, " in printed
-    assert "left in all" in printed
-    assert "2 of 8 cells are done" in printed
+    assert here == ["two_none_seed0"]
+    assert "1 of 4 cells are done" in capsys.readouterr().out
     out = tmp_path / "study"
     rows = rows_of(out / "results.csv")
-    assert [(row["configuration"], row["seed"]) for row in rows] == [("two_none", "0"), ("two_none", "1")]
-    assert sorted(path.stem for path in (out / "history").iterdir()) == sorted(names)
+    assert [(row["configuration"], row["seed"], row["images"]) for row in rows] == [("two_none", "0", "20")]
+    assert [path.stem for path in (out / "history").iterdir()] == ["two_none_seed0"]
     assert not list((out / "runs").iterdir())
     assert (out / "feature-location.png").is_file()
 
     here.clear()
     assert ablate.main(arguments) == 0
     assert not here  # what is done is not trained again
-    kept = out / "cells" / "two_none_seed1.safetensors"
+    kept = out / "cells" / "two_none_seed0.safetensors"
     before = load_outcome(kept)
     kept.unlink()
     assert ablate.main([*arguments, "--keep-runs"]) == 0
-    assert here == ["two_none_seed1"]
+    assert here == ["two_none_seed0"]
     assert (out / "runs" / here[0] / "model").is_dir()
     again = load_outcome(kept)  # the same seed, the same run
     for split in before.correct:
         np.testing.assert_allclose(again.confidences[split], before.confidences[split], atol=1e-3)
+
+
+def test_the_time_left_is_told_from_the_second_cell_on(
+    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["cell 1 of 2: two_none, seed 0", "cell 2 of 2: two_none, seed 1, 3 s left in all"]
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
@@ -124,7 +150,7 @@ def test_bad_input_is_one_line(
 
 
 def test_another_recipe_needs_another_folder(
-    study: list[str], here: list[str], capsys: pytest.CaptureFixture[str]
+    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--study", "relationship-source", "--seeds", "1", *study, "--only", "two_none"]
     assert ablate.main(["--report", *arguments, "--set", "learning_rate=0.5"]) == 2  # leaves nothing behind
@@ -138,21 +164,19 @@ def test_another_recipe_needs_another_folder(
 
 
 def test_a_row_that_fails_is_left_for_the_next_time(
-    study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: list[str], quick: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = tmp_path / "study" / "runs" / "two_none_seed0" / "state.safetensors"
-    broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"half a state")
+    quick += [2, 0]
     arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
     assert ablate.main(arguments) == 2
-    assert here == ["two_none_seed0", "two_none_seed1"]
     error = capsys.readouterr().err.splitlines()
-    assert "state.safetensors is damaged" in error[0]
+    assert error[0] == "training.ablate: two_none_seed0 could not be trained (status 2; it has said why)"
     assert error[-1].startswith("training.ablate: not trained: two_none_seed0 (status 2; it has said why)")
+    assert [row["seed"] for row in rows_of(tmp_path / "study" / "results.csv")] == ["1"]
     assert (tmp_path / "study" / "report.md").is_file()
-    broken.unlink()
     assert ablate.main(arguments) == 0
-    assert here[2:] == ["two_none_seed0"]
+    assert "cell 1 of 2: two_none, seed 0" in capsys.readouterr().out
+    assert [row["seed"] for row in rows_of(tmp_path / "study" / "results.csv")] == ["0", "1"]
 
 
 def test_three_failures_in_a_row_end_a_study(
