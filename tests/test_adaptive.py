@@ -136,9 +136,9 @@ def test_rows_that_split_in_bfloat16_are_as_if_none_left(case: Case) -> None:
     assert set(exits) == {1, 2, 3}
     logits = classifier.form(tf.constant(case.images))
     whole = np.stack([tf.nn.softmax(value).numpy() for value in logits.values()], 1)  # (64, K, C)
-    np.testing.assert_allclose(result["probabilities"], whole[np.arange(64), exits - 1], atol=0.02)
-    clear = (np.abs(whole.max(-1)[:, :-1] - case.medians) > 0.02).all(1)
-    assert clear.sum() > 40
+    np.testing.assert_allclose(result["probabilities"], whole[np.arange(64), exits - 1], atol=0.05)
+    clear = (np.abs(whole.max(-1)[:, :-1] - case.medians) > 0.05).all(1)
+    assert clear.sum() > 30
     np.testing.assert_array_equal(exits[clear], route(whole.max(-1), case.medians)[clear])
 
 
