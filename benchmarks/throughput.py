@@ -56,8 +56,8 @@ def main(
     """Classify the same test images at every budget of the curve and by static baselines, in the same rounds.
 
     The thresholds of each budget are the best on the calibration split; they and the accuracy, on the whole test split,
-    are of the layers in float32. A baseline's accuracy is that of its card; its
-    time is that of fresh weights of its configuration, on which time does not depend.
+    are of the layers in float32. A baseline's accuracy is that of its card; its time is that of fresh weights of its
+    configuration, on which time does not depend.
     """
     cascade = DynamicVisionTransformer.from_preset(model)
     chosen_on, scored = (

@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def keep_freed_memory() -> None:
     """Has glibc keep large freed blocks: a training step's big tensors are else mapped and faulted in every time.
 
-    Older ones (before 2.35) take no threshold above 32 MB, and any that is set is kept: none is set there.
+    One that refuses the first threshold is left alone: the second would end its adapting the first by itself.
     """
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)

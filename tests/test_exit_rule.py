@@ -14,9 +14,10 @@ from dvt_tf.exit_rule import NEVER, check_thresholds, format_thresholds, parse_t
 
 
 def test_what_is_above_one_is_stored_as_never() -> None:
-    checked = check_thresholds([0.0, 1.0, 1.5, 1e8, 2.0], 6)
+    # The second above one and the largest are none of float32's numbers.
+    checked = check_thresholds([0.0, 1.0, 1.5, 1.00000001, 1e39, 2.0], 7)
     assert checked.dtype == np.float32
-    assert checked.tolist() == [0.0, 1.0, NEVER, NEVER, NEVER]
+    assert checked.tolist() == [0.0, 1.0, NEVER, NEVER, NEVER, NEVER]
     assert NEVER == 2.0
 
 

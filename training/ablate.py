@@ -219,7 +219,7 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     if options.estimate is not None:
         return _estimate(recipe, data, cells, options.estimate, options.rate)
     _start_of(Cell("", 0), options.start_from)
-    everything = outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out)))
+    everything = _everything(options.out)
     refuse_others(
         options.out, everything, {cell: described(recipe, cell, data, options.start_from) for cell in everything}
     )
@@ -241,16 +241,17 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
 
 
 def _report(out: Path, studies: Sequence[str], found: dict[Cell, Outcome], data: str) -> None:
-    write_results(out, outcomes(out, cells_of(list(CONFIGURATIONS), _most_seeds(out))))
+    write_results(out, _everything(out))
     groups = datasets.sources(data, "test")
     if groups is not None:  # a recipe may test on the first images alone
         groups = groups[: len(next(iter(found.values())).correct["test"])]
     study_report.write(out, studies, found, data, groups)
 
 
-def _most_seeds(out: Path) -> int:
+def _everything(out: Path) -> dict[Cell, Outcome]:
+    """What the folder has of all studies and seeds."""
     seeds = [int(path.stem.rpartition("_seed")[2]) for path in (out / KEPT).glob("*_seed*.safetensors")]
-    return 1 + max(seeds, default=0)
+    return outcomes(out, cells_of(list(CONFIGURATIONS), 1 + max(seeds, default=0)))
 
 
 def _train_all(
@@ -313,7 +314,7 @@ def _train_missing(
         rate = _rate(done, work)
         if not options.keep_runs:
             shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
-        write_results(options.out, outcomes(options.out, cells_of(list(CONFIGURATIONS), _most_seeds(options.out))))
+        write_results(options.out, _everything(options.out))
     return failed
 
 

@@ -44,8 +44,8 @@ class Outcome:
     """What is kept of a cell.
 
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
-    images: that it was trained on. seconds: of its epochs, by its history. made_by: `described` and, for whoever
-    wonders, `versions` and `git`.
+    images: that it was trained on. seconds: of its epochs, by its history. made_by: `described`, how it was trained,
+    which `refuse_others` compares; and `versions` of packages and `git` state of the code, which it does not.
     """
 
     gmacs: np.ndarray
