@@ -47,6 +47,7 @@ def open_by_keyboard(tab: Any) -> None:
     expect(tab.get_by_role("button", name="Or choose by budget")).to_be_focused()
     tab.keyboard.press("Enter")
     expect(budget_slider(tab)).to_be_visible()
+    tab.wait_for_timeout(500)  # a person's pause: a slider that has just come to be may take its first value once more
 
 
 def test_by_keyboard_without_running_the_model(tab: Any, predictor: Counting) -> None:
