@@ -138,7 +138,7 @@ serve: setup ## export a model (MODEL=...) and print how to start TensorFlow Ser
 	@echo "    -e MODEL_NAME=$(notdir $(SERVED)) tensorflow/serving"
 	@echo "With batching, versions and metrics: docs/serving.md"
 
-bench: setup ## measure what everything costs here, into runs/bench/README.md (about 25 minutes; ARGS='--only NAME')
+bench: setup ## measure what everything costs here, into runs/bench/README.md (13 to 25 minutes; ARGS='--only NAME')
 	$(PY) -m benchmarks --out runs/bench $(ARGS)
 
 screenshots: setup ## take docs/images/ of the page anew
