@@ -166,12 +166,12 @@ def _create_metrics(trainer: CascadeTrainer) -> None:
     """Lets Keras 2 create its metrics' variables now: those that the first step creates have the step traced twice."""
     config = trainer.cascade.config
 
-    def take_part() -> None:
+    def update_once() -> None:
         zeros = {name: tf.zeros((1, config.num_classes)) for name in exit_names(config.num_exits)}
         for i in range(len(trainer.token_heads)):
             zeros[f"tokens_{i + 1}"] = tf.zeros((1, config.token_grids[i] ** 2, config.num_classes + 1))
         trainer.compute_loss(None, zeros, zeros, None)
         trainer.compute_metrics(None, zeros, zeros, None)
 
-    tf.distribute.get_strategy().run(take_part)  # where the steps will update them
+    tf.distribute.get_strategy().run(update_once)  # where the steps will update them
     trainer.reset_metrics()

@@ -50,19 +50,17 @@ def test_every_weight_gets_a_gradient_from_the_whole_objective() -> None:
 
 
 def test_a_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = dataclasses.replace(RECIPE, distillation=0.5)
     trainer = CascadeTrainer(small_cascade(), token_labels=True, distillation=0.5)
     trainer.build()
-    compile_trainer(trainer, make_optimizer(recipe, trainer, Plan.of(recipe)), recipe)
+    compile_trainer(trainer, make_optimizer(RECIPE, trainer, Plan.of(RECIPE)), RECIPE)
+    assert {float(value) for value in trainer.get_metrics_result().values()} == {0.0}  # no step, nothing counted
     traced = []
     call = CascadeTrainer.call
     monkeypatch.setattr(CascadeTrainer, "call", lambda self, *args, **how: traced.append(1) or call(self, *args, **how))
     labels = np.array([0, 1, 2, 3], np.int32)
     batch = tf.data.Dataset.from_tensors((tf.constant(random_images(4)), labels_for(trainer, labels)))
-    history = trainer.fit(batch.repeat(), epochs=2, steps_per_epoch=2, verbose=0).history
+    trainer.fit(batch.repeat(), epochs=2, steps_per_epoch=2, verbose=0)
     assert len(traced) == 1
-    assert 0 < history["exit_1_loss"][0] < 50
-    assert 0 <= history["exit_1_top1"][0] <= 1
 
 
 def test_the_loss_is_the_sum_of_the_exits() -> None:
