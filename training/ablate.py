@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 
 BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
 LOCK = ".lock"  # held by who trains a study's cells
+SCENES = "scenes"  # folder of a study, while it is trained
 _BATCH = 100  # images, where nothing is trained
 _FAILURES = 3  # cells in a row, after which the next is not tried
 _BACKWARD = 2  # a step's gradient costs twice what its forward pass does
@@ -105,6 +107,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--keep-runs", action="store_true", help="keep the model and the state of every cell, in OUT/runs"
     )
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="of drawn data: draw the scenes anew in every cell, not once for all cells of a seed into OUT/scenes; "
+        "takes no room, and longer",
+    )
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -146,25 +154,32 @@ def described(recipe: Recipe, cell: Cell, data: str, start_from: str) -> dict[st
     return {**fields, "start_from": start_from}
 
 
-def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "") -> None:
+def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "", redraw: bool = False) -> None:
     """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits.
+
+    Args:
+        redraw: whether drawn scenes are drawn as they are needed, not once for all cells of a seed.
 
     Raises:
         ValueError, FileNotFoundError: as `train`, or one of the splits is not there; nothing is trained then.
+        OSError: as `train`, or there is no room for the scenes.
     """
     from dvt_tf.cascade import DynamicVisionTransformer, preset_card
     from dvt_tf.results import exit_results
     from training.damaged import on_one_line
-    from training.data import open_data
+    from training.data import SceneData, open_data
     from training.reporting import HISTORY_FILE, git_state, read_history, versions
     from training.run import MODEL, card_for, train
 
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     card = card_for(preset_card(own.preset, get_preset(own.preset)), own, found.classes)
-    for split in SPLITS:  # that one is not there is better known before the training than after it
-        datasets.load(data, split, card, _BATCH)
-    train(own, data, run, resume=True, start_from=_start_of(cell, start_from))
+    if not isinstance(found, SceneData):  # which are drawn in any case
+        for split in SPLITS:  # that one is not there is better known before the training than after it
+            datasets.load(data, split, card, _BATCH)
+    if isinstance(found, SceneData) and not redraw:
+        found.keep(_scenes(out, cell.seed), Plan.of(own, found.count))
+    train(own, data, run, resume=True, start_from=_start_of(cell, start_from), found=found)
     model = DynamicVisionTransformer.from_preset(run / MODEL)
     damaged: list[str] = []  # the same in every cell, so that pairs stay pairs
     scored = {
@@ -185,6 +200,10 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     )
     keep_history(run, out, cell)
     save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")
+
+
+def _scenes(out: Path, seed: int) -> Path:
+    return out / SCENES / f"seed{seed}"
 
 
 def _start_of(cell: Cell, start_from: str) -> str:
@@ -225,7 +244,7 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     )
     if options.cell:
         name, _, seed = options.cell.rpartition("_seed")
-        train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from)
+        train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from, options.redraw)
         return ""
     failed = {} if options.report else _train_all(recipe, cells, options, arguments)
     found = outcomes(options.out, cells_of(names, options.seeds))
@@ -315,13 +334,15 @@ def _train_missing(
         if not options.keep_runs:
             shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
         write_results(options.out, _everything(options.out))
+        if all(other in done for other in cells if other.seed == cell.seed):
+            shutil.rmtree(_scenes(options.out, cell.seed), ignore_errors=True)
     return failed
 
 
 def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
-    """The work of cells per second, of those that are done."""
-    seconds = sum(outcome.seconds for outcome in done.values())
-    return sum(work[cell] for cell in done) / seconds if seconds else 0.0
+    """The work of cells per second, the median of those that are done: a cell may have been paused."""
+    rates = [work[cell] / outcome.seconds for cell, outcome in done.items() if outcome.seconds]
+    return statistics.median(rates) if rates else 0.0
 
 
 def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from dvt_tf import datasets
+from dvt_tf import scenes as scenes_module
 from dvt_tf.preprocessing import normalise
 from dvt_tf.presets import CascadeConfig
 from dvt_tf.scenes import MIN_SIZE
 from training.augment import Augmentation
 from training.damaged import DamagedImages
 from training.image_data import ImageData
+from training.kept_scenes import KeptScenes, SceneBatch
 from training.mix import mix_batch
 from training.objective import exit_names, token_targets
 from training.recipe import Recipe
@@ -72,7 +79,7 @@ def open_data(recipe: Recipe, spec: str) -> TrainingData:
 
 
 class SceneData:
-    """Scenes of an embedded data set, drawn on the fly without end."""
+    """Scenes of an embedded data set, drawn on the fly without end, or ahead where several runs see the same ones."""
 
     count = 0
 
@@ -90,6 +97,7 @@ class SceneData:
         self.data = datasets.EMBEDDED[name]
         self.classes = self.data.class_names
         self.damaged = DamagedImages(0, 0.0)
+        self._kept: KeptScenes | None = None
 
     def batches(
         self,
@@ -101,15 +109,73 @@ class SceneData:
         parts: int = 1,
     ) -> tf.data.Dataset:
         """See `TrainingData`."""
-        labels = self.data.training_labels()
-        label_bank = tf.gather(tf.constant(datasets.label_table(self.classes, card, self.name)), labels)
+        label_bank = datasets.label_table(self.classes, card, self.name)
+        label_bank = tf.gather(tf.constant(label_bank), self.data.training_labels())
         recipe, batch = self.recipe, self.recipe.batch_size
         own = slice(batch * part // parts, batch * (part + 1) // parts)
 
-        def draw(step: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        def prepare(step: tf.Tensor, scenes: SceneBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            seed = tf.stack([recipe.seed, tf.cast(step, tf.int32)])
+            label, box = tf.gather(label_bank, scenes.which)[own], scenes.box[own]
+            smoothing = recipe.augmentation.label_smoothing
+            images, targets = mix_batch(
+                normalise(scenes.pixels[own], card), label, seed, config.num_classes, label_smoothing=smoothing
+            )
+            wanted = dict.fromkeys(exit_names(config.num_exits), targets)
+            if recipe.token_loss:
+                for i, grid in enumerate(config.token_grids):
+                    wanted[f"tokens_{i + 1}"] = token_targets(box, label, grid, config.num_classes, config.image_size)
+            return images, wanted
+
+        steps = tf.data.Dataset.range(first_step, plan.steps, output_type=tf.int64)
+        scenes = self._kept.read(first_step) if self._kept else self._drawn(steps)
+        return tf.data.Dataset.zip((steps, scenes)).map(prepare, num_parallel_calls=1, deterministic=True).prefetch(2)
+
+    def keep(self, folder: Path, plan: Plan) -> None:
+        """Draws the scenes of a plan ahead, into files from which `batches` then reads them; about 37 KB a scene.
+
+        What is there already is not drawn again. Scenes of another seed, recipe or version of the drawing are removed
+        from the folder.
+
+        Raises:
+            OSError: there is no room for them, or a file cannot be written.
+        """
+        stream = folder / self._stream()
+        for other in folder.glob("*"):
+            if other != stream:
+                shutil.rmtree(other)
+        stream.mkdir(parents=True, exist_ok=True)
+        kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
+        needed, free = kept.missing_bytes(), shutil.disk_usage(stream).free
+        if needed > free / 2:
+            raise OSError(
+                f"{folder}: scenes drawn ahead take {needed / 1e9:.1f} GB, which must be at most half of what is free "
+                f"({free / 1e9:.1f} GB)"
+            )
+        if needed:
+            print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
+        kept.draw(
+            lambda steps: self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
+        )
+        self._kept = kept
+
+    def _stream(self) -> str:
+        """What decides which scenes are drawn, as a name: the seed, fields of the recipe and the code that draws."""
+        recipe = self.recipe
+        fields = (recipe.batch_size, recipe.curriculum_images, recipe.curriculum_min_size, recipe.curriculum_clutter)
+        digest = hashlib.sha256(repr((self.name, fields)).encode())
+        for module in (scenes_module, sys.modules[self.data.draw.__module__]):
+            digest.update(Path(str(module.__file__)).read_bytes())
+        return f"seed{recipe.seed}_{digest.hexdigest()[:12]}"
+
+    def _drawn(self, steps: tf.data.Dataset) -> tf.data.Dataset:
+        """A `SceneBatch` for each of these steps, int64."""
+        recipe, batch, objects = self.recipe, self.recipe.batch_size, len(self.data.training_labels())
+
+        def draw(step: tf.Tensor) -> SceneBatch:
             seed = tf.stack([recipe.seed, tf.cast(step, tf.int32)])
             which_seed = tf.random.experimental.stateless_fold_in(seed, PURPOSE_WHICH)
-            which = tf.random.stateless_uniform((batch,), which_seed, 0, len(labels), tf.int32)
+            which = tf.random.stateless_uniform((batch,), which_seed, 0, objects, tf.int32)
             seen = tf.cast(step * batch, tf.float32)
             stage = tf.minimum(seen / recipe.curriculum_images, 1.0) if recipe.curriculum_images else tf.constant(1.0)
             start = math.log(recipe.curriculum_min_size)
@@ -119,19 +185,9 @@ class SceneData:
                 tf.exp(start + stage * (math.log(MIN_SIZE) - start)),
                 recipe.curriculum_clutter + stage * (1.0 - recipe.curriculum_clutter),
             )
-            label, box = tf.gather(label_bank, which)[own], scenes["box"][own]
-            smoothing = recipe.augmentation.label_smoothing
-            images, targets = mix_batch(
-                normalise(scenes["pixels"][own], card), label, seed, config.num_classes, label_smoothing=smoothing
-            )
-            wanted = dict.fromkeys(exit_names(config.num_exits), targets)
-            if recipe.token_loss:
-                for i, grid in enumerate(config.token_grids):
-                    wanted[f"tokens_{i + 1}"] = token_targets(box, label, grid, config.num_classes, config.image_size)
-            return images, wanted
+            return SceneBatch(which, scenes["box"], tf.cast(scenes["pixels"], tf.uint8))
 
-        steps = tf.data.Dataset.range(first_step, plan.steps, output_type=tf.int64)
-        return steps.map(draw, num_parallel_calls=1, deterministic=True).prefetch(2)
+        return steps.map(draw, num_parallel_calls=1, deterministic=True)
 
     def validation(self, card: Mapping[str, Any], batch_size: int, limit: int = 0) -> tf.data.Dataset:
         """See `TrainingData`: the val split's scenes."""

@@ -47,6 +47,7 @@ def train(
     start_from: str = "",
     save_minutes: float = SAVE_MINUTES,
     stop_after: int = 0,
+    found: TrainingData | None = None,
 ) -> DynamicVisionTransformer:
     """Runs a recipe, or goes on with it, and saves the shadow weights as a model folder at `out`/model.
 
@@ -57,6 +58,7 @@ def train(
         start_from: a model folder or preset whose weights to begin with; "" for fresh ones.
         save_minutes: between two saves within an epoch.
         stop_after: stop after that many steps, as if asked to by a signal; 0 for never.
+        found: the data, opened with this recipe, where the caller has done so.
 
     Raises:
         ValueError, FileNotFoundError: the data or what to start from is not there or does not fit, or `out` holds a run
@@ -69,7 +71,7 @@ def train(
     if isinstance(strategy, str):
         strategy = devices.make_strategy(strategy)
     devices.refuse_uneven(recipe.batch_size, strategy)
-    found = open_data(recipe, data)
+    found = found or open_data(recipe, data)
     plan = Plan.of(recipe, found.count)
     keep_freed_memory()
     trainer = make_trainer(recipe, found.classes, plan, strategy, start_from)

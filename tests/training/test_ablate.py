@@ -120,6 +120,27 @@ def test_the_time_left_is_told_from_the_second_cell_on(
     assert printed[:2] == ["cell 1 of 2: two_none, seed 0", "cell 2 of 2: two_none, seed 1, 3 s left in all"]
 
 
+def test_the_time_left_is_not_misled_by_a_cell_that_was_paused() -> None:
+    cells = ablate.cells_of(["two_none"], 3)
+    made_by = {"described": {}, "versions": {}, "git": {}}
+    done = {cell: Outcome(np.array([0.1]), {}, {}, 20, seconds, made_by) for cell, seconds in zip(cells, (3, 5000, 4))}
+    assert ablate._rate(done, dict.fromkeys(cells, 12.0)) == 3.0
+
+
+def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(
+    study: list[str], quick: list[int], tmp_path: Path
+) -> None:
+    scenes = tmp_path / "study" / "scenes"
+    for seed in (0, 1):
+        (scenes / f"seed{seed}").mkdir(parents=True)
+    arguments = ["--study", "feature-location", *study, "--only", "two_none", "--only", "two_features_all"]
+    quick.extend([0, 2])  # the second row of seed 0 fails
+    assert ablate.main([*arguments, "--seeds", "1"]) == 2
+    assert sorted(path.name for path in scenes.iterdir()) == ["seed0", "seed1"]
+    assert ablate.main([*arguments, "--seeds", "1"]) == 0
+    assert sorted(path.name for path in scenes.iterdir()) == ["seed1"]
+
+
 def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
     assert ablate.cells_of(["a", "b"], 2) == [Cell("a", 0), Cell("b", 0), Cell("a", 1), Cell("b", 1)]
 

@@ -1,0 +1,182 @@
+"""Scenes drawn ahead: what training reads of them is what it would have drawn, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvt_tf.cascade import preset_card
+from dvt_tf.preprocessing import normalise
+from dvt_tf.presets import get_preset
+from training import ablate, kept_scenes
+from training.cells import Cell
+from training.data import SceneData, open_data
+from training.kept_scenes import KeptScenes, SceneBatch
+from training.recipe import Recipe
+from training.schedule import Plan
+
+RECIPE = Recipe("dvt_tiny_digits", images=28, batch_size=4, steps_per_epoch=7, token_loss=0.5, curriculum_images=20)
+PLAN = Plan.of(RECIPE, 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_files() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_scenes, "STEPS_A_FILE", 3)  # 7 steps: two whole files and one of a single step
+        yield
+
+
+def opened(recipe: Recipe = RECIPE) -> SceneData:
+    found = open_data(recipe, "digits")
+    assert isinstance(found, SceneData)
+    return found
+
+
+def batches(found: SceneData, first_step: int = 0, part: int = 0, parts: int = 1) -> list[Any]:
+    preset = get_preset("dvt_tiny_digits")
+    card = preset_card("dvt_tiny_digits", preset)
+    return list(found.batches(preset.config, card, PLAN, first_step, part, parts).as_numpy_iterator())
+
+
+def assert_same(one: Any, other: Any) -> None:
+    tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> SceneData:
+    """Digits, drawn ahead."""
+    found = opened()
+    found.keep(tmp_path_factory.mktemp("scenes"), PLAN)
+    return found
+
+
+def test_kept_digits_are_those_that_would_be_drawn(kept: SceneData) -> None:
+    drawn = batches(opened())
+    assert len(drawn) == 7
+    assert_same(batches(kept), drawn)
+
+
+@pytest.mark.parametrize("first_step", [1, 3, 5, 6])
+def test_a_run_goes_on_in_the_middle_of_a_file(first_step: int, kept: SceneData) -> None:
+    assert_same(batches(kept, first_step), batches(kept)[first_step:])
+
+
+def test_machines_share_a_kept_batch(kept: SceneData) -> None:
+    halves = [batches(kept, part=part, parts=2) for part in (0, 1)]
+    assert_same(tf.nest.map_structure(lambda *parts: np.concatenate(parts), *halves), batches(kept))
+
+
+class Interrupted(Exception):
+    """In place of a signal."""
+
+
+def made_up(steps: Sequence[int], fails_at: int = -1) -> Iterator[SceneBatch]:
+    for step in steps:
+        if step == fails_at:
+            raise Interrupted
+        which = np.full(4, step, np.int32)
+        box = np.full((4, 4), step / 2, np.float32)
+        yield SceneBatch(which, box, np.full((4, 112, 112, 3), step, np.uint8))
+
+
+def test_interrupted_drawing_goes_on_from_the_last_whole_file(tmp_path: Path) -> None:
+    kept = KeptScenes(tmp_path, 4, 7)
+    with pytest.raises(Interrupted):
+        kept.draw(lambda steps: made_up(steps, fails_at=4))
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.scenes"]
+    begun: list[int] = []
+
+    def again(steps: Sequence[int]) -> Iterator[SceneBatch]:
+        begun.extend(steps)
+        return made_up(steps)
+
+    kept.draw(again)
+    assert begun == [3, 4, 5, 6]
+    assert not kept.missing_bytes()
+    read = list(kept.read(0).as_numpy_iterator())
+    assert [batch.which.tolist() for batch in read] == [[step] * 4 for step in range(7)]
+    assert all((batch.box == step / 2).all() and (batch.pixels == step).all() for step, batch in enumerate(read))
+
+
+def test_a_file_that_is_too_short_is_drawn_again(tmp_path: Path) -> None:
+    kept = KeptScenes(tmp_path, 4, 7)
+    kept.draw(made_up)
+    path = tmp_path / "00001.scenes"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert kept.missing_bytes() == len(whole)
+    kept.draw(made_up)
+    assert path.read_bytes() == whole
+
+
+@pytest.fixture
+def _blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has blank scenes be drawn, at once."""
+
+    def drawn(found: SceneData, steps: tf.data.Dataset) -> tf.data.Dataset:
+        count = found.recipe.batch_size
+        blank = SceneBatch(tf.zeros(count, tf.int32), tf.zeros((count, 4)), tf.zeros((count, 112, 112, 3), tf.uint8))
+        return steps.map(lambda step: blank)
+
+    monkeypatch.setattr(SceneData, "_drawn", drawn)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"curriculum_images": 24}, {"batch_size": 2}])
+@pytest.mark.usefixtures("_blank")
+def test_scenes_of_another_stream_are_not_taken(changes: dict[str, int], tmp_path: Path) -> None:
+    opened().keep(tmp_path, PLAN)
+    [before] = tmp_path.iterdir()
+    opened(dataclasses.replace(RECIPE, **changes)).keep(tmp_path, PLAN)
+    [after] = tmp_path.iterdir()
+    assert before.name != after.name
+
+
+@pytest.mark.usefixtures("_blank")
+def test_what_does_not_decide_on_the_scenes_may_differ(tmp_path: Path) -> None:
+    opened().keep(tmp_path, PLAN)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    opened(dataclasses.replace(RECIPE, learning_rate=1e-4, overrides={"dim": 8})).keep(tmp_path, PLAN)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == written
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+def test_too_little_room_is_said_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.data.shutil.disk_usage", lambda path: Usage(2_000_000))
+    found = opened()
+    with pytest.raises(OSError, match=r"0\.0 GB, which must be at most half of what is free \(0\.0 GB\)"):
+        found.keep(tmp_path, PLAN)
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.usefixtures("_blank")
+def test_the_cells_of_a_study_draw_ahead_unless_told_not_to(
+    redraw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def train(*_arguments: Any, found: SceneData, **_named: Any) -> None:
+        given.append(found)
+        raise Interrupted
+
+    monkeypatch.setattr("training.run.train", train)
+    with pytest.raises(Interrupted):
+        ablate.train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), redraw=redraw)
+    files = sorted((tmp_path / "scenes").glob("seed3/*/*"))
+    assert [path.name for path in files] == ([] if redraw else ["00000.scenes", "00001.scenes", "00002.scenes"])
+    for path in files[2:]:
+        records = path.read_bytes()
+        path.write_bytes(records[:-1] + b"\1")  # the last pixel: what is read is what is kept
+    blank = normalise(
+        np.zeros((4, 112, 112, 3), np.uint8), preset_card("dvt_tiny_digits", get_preset("dvt_tiny_digits"))
+    )
+    assert np.array_equal(batches(given[0])[-1][0], blank) == redraw

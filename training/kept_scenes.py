@@ -1,0 +1,98 @@
+"""Scenes that several runs see, drawn once and kept in files, as drawing them may take as long as training on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
+
+from dvt_tf.files import written_whole
+from dvt_tf.scenes import SCENE_SIZE
+
+STEPS_A_FILE = 100
+_PIXELS = SCENE_SIZE * SCENE_SIZE * 3
+_SCENE = np.dtype([("which", "<i4"), ("box", "<f4", 4), ("pixels", "u1", _PIXELS)])  # one record, without gaps
+
+
+class SceneBatch(NamedTuple):
+    """What is drawn of a step: `which` object (B,) int32, its `box` (B, 4) float32, `pixels` (B, S, S, 3) uint8."""
+
+    which: tf.Tensor
+    box: tf.Tensor
+    pixels: tf.Tensor
+
+
+class KeptScenes:
+    """The scenes of a run's steps in a folder, a file for every `STEPS_A_FILE` of them.
+
+    Args:
+        folder: holds scenes of one stream alone. batch_size: scenes a step. steps: of the run.
+    """
+
+    def __init__(self, folder: Path, batch_size: int, steps: int) -> None:
+        self.folder, self.batch_size, self.steps = folder, batch_size, steps
+
+    def missing_bytes(self) -> int:
+        """Of the files that are not there yet."""
+        return sum(self._bytes(number) for number in self._missing())
+
+    def draw(self, batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]]) -> None:
+        """Draws what is not there yet; one that is interrupted goes on from the last whole file.
+
+        Args:
+            batches_of: steps -> the scenes of each, as arrays.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = self._missing()
+        batches = batches_of([step for number in missing for step in self._steps(number)])
+        for number in track(missing, "drawing scenes", console=Console(stderr=True), transient=True):
+            scenes = np.empty((len(self._steps(number)), self.batch_size), _SCENE)
+            for place, batch in zip(range(len(scenes)), batches):
+                scenes["which"][place], scenes["box"][place] = batch.which, batch.box
+                scenes["pixels"][place] = np.reshape(batch.pixels, (self.batch_size, _PIXELS))
+            with written_whole(self._file(number)) as temporary:
+                scenes.tofile(temporary)
+
+    def read(self, first_step: int) -> tf.data.Dataset:
+        """A `SceneBatch` for each step from `first_step` on."""
+        files = [str(self._file(number)) for number in range(first_step // STEPS_A_FILE, self._files())]
+        records = tf.data.FixedLengthRecordDataset(files, _SCENE.itemsize)
+        records = records.skip(first_step % STEPS_A_FILE * self.batch_size)
+        return records.batch(self.batch_size, drop_remainder=True).map(self._decode, num_parallel_calls=1)
+
+    def _decode(self, records: tf.Tensor) -> SceneBatch:
+        def field(name: str, kind: tf.DType) -> tf.Tensor:
+            dtype, start = _SCENE.fields[name][:2]  # type: ignore[index]
+            return tf.io.decode_raw(tf.strings.substr(records, start, dtype.itemsize), kind)
+
+        pixels = tf.reshape(field("pixels", tf.uint8), (self.batch_size, SCENE_SIZE, SCENE_SIZE, 3))
+        which = tf.reshape(field("which", tf.int32), (self.batch_size,))
+        return SceneBatch(which, tf.reshape(field("box", tf.float32), (self.batch_size, 4)), pixels)
+
+    def _files(self) -> int:
+        return math.ceil(self.steps / STEPS_A_FILE)
+
+    def _steps(self, number: int) -> range:
+        return range(number * STEPS_A_FILE, min((number + 1) * STEPS_A_FILE, self.steps))
+
+    def _bytes(self, number: int) -> int:
+        return len(self._steps(number)) * self.batch_size * _SCENE.itemsize
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:05}.scenes"
+
+    def _missing(self) -> list[int]:
+        def whole(number: int) -> bool:
+            path = self._file(number)
+            return path.is_file() and path.stat().st_size == self._bytes(number)
+
+        return [number for number in range(self._files()) if not whole(number)]
