@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,12 @@ def _scenes(out: Path, seed: int) -> Path:
     return out / SCENES / f"seed{seed}"
 
 
+def _shares_scenes(out: Path, cell: Cell, cells: Sequence[Cell], done: Collection[Cell]) -> bool:
+    """Whether there are scenes to share, or another cell to share them with: drawing ahead for one alone is slower."""
+    others = any(other.seed == cell.seed and other not in {cell, *done} for other in cells)
+    return others or _scenes(out, cell.seed).is_dir()
+
+
 def _start_of(cell: Cell, start_from: str) -> str:
     """Raises ValueError where a brace in it stands for nothing."""
     try:
@@ -323,7 +329,8 @@ def _train_missing(
         left = sum(amount for other, amount in work.items() if other not in {*done, *failed})
         told = f", {duration(left / rate)} left in all" if rate else ""
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
-        why = _in_a_process([*arguments, "--cell", cell.name], cell, lock)
+        redraw = [] if _shares_scenes(options.out, cell, cells, done) else ["--redraw"]
+        why = _in_a_process([*arguments, *redraw, "--cell", cell.name], cell, lock)
         in_a_row = in_a_row + 1 if why else 0
         if why:
             failed[cell] = why

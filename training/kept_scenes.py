@@ -53,10 +53,13 @@ class KeptScenes:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = self._missing()
+        if not missing:
+            return
         batches = batches_of([step for number in missing for step in self._steps(number)])
         for number in track(missing, "drawing scenes", console=Console(stderr=True), transient=True):
             scenes = np.empty((len(self._steps(number)), self.batch_size), _SCENE)
-            for place, batch in zip(range(len(scenes)), batches):
+            for place in range(len(scenes)):
+                batch = next(batches)
                 scenes["which"][place], scenes["box"][place] = batch.which, batch.box
                 scenes["pixels"][place] = np.reshape(batch.pixels, (self.batch_size, _PIXELS))
             with written_whole(self._file(number)) as temporary:

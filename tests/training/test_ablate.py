@@ -141,6 +141,15 @@ def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(
     assert sorted(path.name for path in scenes.iterdir()) == ["seed1"]
 
 
+def test_scenes_are_not_drawn_ahead_for_a_single_cell(tmp_path: Path) -> None:
+    cells = ablate.cells_of(["two_none", "two_features_all"], 2)
+    assert ablate._shares_scenes(tmp_path, cells[0], cells, [])
+    assert not ablate._shares_scenes(tmp_path, cells[1], cells, cells[:1])
+    assert ablate._shares_scenes(tmp_path, cells[2], cells, cells[:2])
+    (tmp_path / "scenes" / "seed0").mkdir(parents=True)
+    assert ablate._shares_scenes(tmp_path, cells[1], cells, cells[:1])
+
+
 def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
     assert ablate.cells_of(["a", "b"], 2) == [Cell("a", 0), Cell("b", 0), Cell("a", 1), Cell("b", 1)]
 
