@@ -173,8 +173,8 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
 
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
-    card = card_for(preset_card(own.preset, get_preset(own.preset)), own, found.classes)
     if not isinstance(found, SceneData):  # which are drawn in any case
+        card = card_for(preset_card(own.preset, get_preset(own.preset)), own, found.classes)
         for split in SPLITS:  # that one is not there is better known before the training than after it
             datasets.load(data, split, card, _BATCH)
     if isinstance(found, SceneData) and not redraw:

@@ -150,7 +150,7 @@ class SceneData:
         if needed > free / 2:
             raise OSError(
                 f"{folder}: scenes drawn ahead take {needed / 1e9:.1f} GB, which must be at most half of what is free "
-                f"({free / 1e9:.1f} GB)"
+                f"({free / 1e9:.1f} GB); --redraw draws them in every cell instead"
             )
         if needed:
             print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)

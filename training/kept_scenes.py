@@ -32,7 +32,7 @@ class KeptScenes:
     """The scenes of a run's steps in a folder, a file for every `STEPS_A_FILE` of them.
 
     Args:
-        folder: holds scenes of one stream alone. batch_size: scenes a step. steps: of the run.
+        folder: there already, with scenes of one stream alone. batch_size: scenes a step. steps: of the run.
     """
 
     def __init__(self, folder: Path, batch_size: int, steps: int) -> None:
@@ -51,7 +51,6 @@ class KeptScenes:
         Raises:
             OSError: a file cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         missing = self._missing()
         if not missing:
             return

@@ -152,7 +152,7 @@ class Usage(NamedTuple):
 def test_too_little_room_is_said_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.data.shutil.disk_usage", lambda path: Usage(2_000_000))
     found = opened()
-    with pytest.raises(OSError, match=r"0\.0 GB, which must be at most half of what is free \(0\.0 GB\)"):
+    with pytest.raises(OSError, match=r"0\.0 GB, which must be at most half of what is free \(0\.0 GB\); --redraw"):
         found.keep(tmp_path, PLAN)
     assert not list(tmp_path.glob("*/*"))
 
