@@ -110,10 +110,10 @@ test: lint ## lint, then every test but the slow ones, on the default stack
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
 
-test-keras3: ## the tests of `make test` on Keras 3, in .venv-keras3
+test-keras3: ## the tests of `make test` that hang on Keras, on Keras 3 (all: ARGS='-m "not slow"')
 	@python=$$($(call find_python,$(VENV_KERAS3)/bin/python $(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
 	if [ -n "$$python" ]; then \
-		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS); \
+		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest $(PARALLEL) -m "not slow and not one_stack" $(ARGS); \
 	elif [ -n "$(CI)" ]; then \
 		echo "make: Keras 3 needs Python 3.12 or 3.13 with venv, and none was found" >&2; exit 1; \
 	else \

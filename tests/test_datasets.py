@@ -13,6 +13,8 @@ from dvt_tf import datasets, digits, image_files, preprocessing
 from dvt_tf.datasets import DataSpec
 from tests import images
 
+pytestmark = pytest.mark.one_stack
+
 COLOURS = {"blue": (0, 0, 255), "green": (0, 200, 0), "red": (255, 0, 0)}
 CARD = {**images.card(), "class_names": ["red", "green", "blue"]}  # not in the folders' order
 

@@ -12,6 +12,8 @@ from dvt_tf import difficulty
 from dvt_tf.results import ExitResults
 from dvt_tf.shapes import CLASS_NAMES, shape_scenes
 
+pytestmark = pytest.mark.one_stack
+
 COUNT = 60
 
 

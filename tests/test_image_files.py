@@ -17,6 +17,8 @@ from dvt_tf import image_files, preprocessing
 from dvt_tf.image_files import ImageError
 from tests import images
 
+pytestmark = pytest.mark.one_stack
+
 
 def graph_pixels(contents: bytes) -> np.ndarray:
     pixels, readable = preprocessing.decode_image(tf.constant(contents))

@@ -22,6 +22,8 @@ from dvt_tf.shards import (
     to_record,
 )
 
+pytestmark = pytest.mark.one_stack
+
 ODD_NAME = os.fsdecode(b"a b/caf\xc3\xa9 \xff.png")  # a space, an accent, and a byte that is no text
 
 

@@ -17,7 +17,7 @@ from app.page import launch
 from app.screenshots import free_port
 from tests.app.models import PETS, page_model
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.one_stack]
 
 PATIENCE = 60_000  # milliseconds, for machines that do much else at the same time
 

@@ -12,7 +12,7 @@ from tests.app.models import DIGITS, PETS, page_model, with_budgets
 from tests.integration import test_page_in_browser as page_in_browser
 from tests.integration.test_page_in_browser import Counting, expect_exit, expect_runs
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.one_stack]
 
 tab = page_in_browser.tab
 

@@ -14,6 +14,8 @@ from app.inference import Predictor, uploaded_bytes
 from app.page import build_page, launch
 from app.screenshots import free_port
 
+pytestmark = pytest.mark.one_stack
+
 VISITORS = 50
 
 

@@ -22,6 +22,8 @@ from app.page import launch
 from app.screenshots import free_port
 from tests.app.models import PETS, page_model, with_budgets
 
+pytestmark = pytest.mark.one_stack
+
 CLIENT = Path(__file__).parents[2] / "examples" / "page_client.py"
 LINE = r"(\w+) \((\d\.\d{3})\), left at exit (\d) after (\S+) GFLOPs"
 

@@ -25,7 +25,7 @@ from dvt_tf.thresholds import Operating, operate
 from tests.app.models import DIGITS, PETS, page_model, with_budgets
 from tests.exit_results import made_up
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.one_stack]
 
 PATIENCE = 60_000  # milliseconds
 COUNT = 1000

@@ -22,6 +22,8 @@ from benchmarks.training import Case
 from dvt_tf.serving import export
 from tests.cascades import random_images, small_cascade
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:

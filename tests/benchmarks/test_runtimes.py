@@ -40,6 +40,8 @@ from dvt_tf.adaptive import AdaptiveClassifier
 from dvt_tf.published import load_published_weights
 from tests.cascades import random_images, small_cascade, small_config
 
+pytestmark = pytest.mark.one_stack
+
 seconds = st.floats(1e-4, 10)
 
 

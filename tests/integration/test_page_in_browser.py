@@ -14,7 +14,7 @@ from app.page import build_page, launch
 from app.screenshots import free_port
 from tests.app.models import DIGITS, PETS, page_model
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.one_stack]
 
 
 class Counting(Predictor):

@@ -16,6 +16,8 @@ from tests.serving import versions
 from tests.serving.batching import Arrays, Batcher, Batching, ServingError
 from tests.serving.versions import Model, ModelConfig
 
+pytestmark = pytest.mark.one_stack
+
 
 class Doubler:
     """A function whose runs can be held back, and looked at."""

@@ -18,6 +18,8 @@ from tests.serving.files import broken_files, good_files
 from tests.serving.models import Alone, Exported
 from tests.serving.running import ROOT, RunningServer
 
+pytestmark = pytest.mark.one_stack
+
 EXAMPLES = ROOT / "examples"
 
 

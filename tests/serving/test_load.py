@@ -21,6 +21,8 @@ from tests.serving.files import broken_files, good_files
 from tests.serving.models import Alone, Exported, Row, same
 from tests.serving.running import RunningServer, running
 
+pytestmark = pytest.mark.one_stack
+
 CLIENTS = 32
 SIGNATURES = ("serving_default", "with_thresholds", "pixels")
 BROKEN = 0.05  # of the rows that are image files

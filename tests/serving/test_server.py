@@ -22,6 +22,8 @@ from tests.serving.messages import to_message
 from tests.serving.models import Alone, Row, same
 from tests.serving.running import RunningServer
 
+pytestmark = pytest.mark.one_stack
+
 
 def post(server: RunningServer, path: str, body: Any) -> tuple[int, Any]:
     """Status and answer."""

@@ -19,6 +19,8 @@ from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
 from training.recipe import load_recipe
 from training.stopping import Stopped
 
+pytestmark = pytest.mark.one_stack
+
 RECIPE = """
 preset = "dvt_tiny_digits"
 epochs = 1

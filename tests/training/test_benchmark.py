@@ -15,6 +15,8 @@ from training.augment import Augmentation
 from training.benchmark import augmentation_parts, main, make_photos, model_of
 from training.recipe import load_recipe
 
+pytestmark = pytest.mark.one_stack
+
 TINY = ("--images", "4", "--rounds", "1", "--batch", "4")
 AUGMENTATION = """
 [augmentation]

@@ -21,6 +21,8 @@ from training.image_data import ImageData
 from training.recipe import Recipe
 from training.schedule import Plan
 
+pytestmark = pytest.mark.one_stack
+
 CONFIG = CascadeConfig(**{**SMALL, "num_classes": 3})
 CARD = default_card(CONFIG, CLASSES)
 FULL = Augmentation(

@@ -21,6 +21,8 @@ from training.kept_scenes import KeptScenes, SceneBatch
 from training.recipe import Recipe
 from training.schedule import Plan
 
+pytestmark = pytest.mark.one_stack
+
 RECIPE = Recipe("dvt_tiny_digits", images=28, batch_size=4, steps_per_epoch=7, token_loss=0.5, curriculum_images=20)
 PLAN = Plan.of(RECIPE, 0)
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from training.paired import paired_difference
 
+pytestmark = pytest.mark.one_stack
+
 
 def runs(random: np.random.Generator, seeds: int, images: int, share: float) -> list[np.ndarray]:
     return [random.random(images) < share for _ in range(seeds)]

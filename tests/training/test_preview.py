@@ -15,6 +15,8 @@ from tests import images
 from training.augment import Augmentation
 from training.preview import augmented_batches, main, read_pictures
 
+pytestmark = pytest.mark.one_stack
+
 SMALL = ("--model", "dvt_tiny_digits", "--images", "3", "--draws", "2")
 
 

@@ -12,6 +12,8 @@ from training.reporting import HistoryFile, ProgressBar, read_history
 from training.saving import EpochLogs
 from training.schedule import Plan
 
+pytestmark = pytest.mark.one_stack
+
 
 def test_an_epoch_is_a_line_with_its_figures_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar(Plan(2, 3, 0, 0), batch_size=8, step=0)

@@ -140,6 +140,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(whole_run: Pa
     assert [one["from_step"] for one in json.loads((tmp_path / "run.json").read_text())["started"]] == [0, 3]
 
 
+@pytest.mark.one_stack
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: str, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(

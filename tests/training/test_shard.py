@@ -21,6 +21,8 @@ from tests import images
 from training import shard
 from training.shard import main
 
+pytestmark = pytest.mark.one_stack
+
 KINDS = ("JPEG", "PNG", "WEBP")
 IMAGES = 24  # of `train` in `data`
 resource = pytest.importorskip("resource", reason="limits of a process are Unix's")

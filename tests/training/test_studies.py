@@ -17,6 +17,8 @@ from training.cells import Cell, Outcome
 from training.paired import Difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, configurations_of
 
+pytestmark = pytest.mark.one_stack
+
 IMAGES = 400
 MADE_BY = {
     "described": {"images": 640, "config": {"dim": 8}, "data": "digits"},
