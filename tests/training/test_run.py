@@ -206,6 +206,7 @@ def test_a_signal_saves_and_leaves_with_status_0(
     assert _metadata(tmp_path)["step"] == 1
 
 
+@pytest.mark.one_stack
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     assert _metadata(tmp_path)["step"] == 5
 
 
+@pytest.mark.one_stack
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
