@@ -59,7 +59,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.ablate", description=__doc__)
     parser.add_argument(
-        "--study", required=True, choices=(*STUDIES, "all"), help="what to compare; training/studies.py"
+        "--study",
+        required=True,
+        nargs="+",
+        choices=(*STUDIES, "all"),
+        metavar="STUDY",
+        help=f"what to compare, one or several of {', '.join(STUDIES)}, or all; training/studies.py",
     )
     parser.add_argument(
         "--recipe", default="study", help="name under training/recipes, or a .toml file (default: study)"
@@ -233,7 +238,7 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         raise ValueError(f"recipe {options.recipe} names no data of its own; add --data SPEC")
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
-    studies = list(STUDIES) if options.study == "all" else [options.study]
+    studies = [name for name in STUDIES if {name, "all"} & set(options.study)]
     names = configurations_of(studies)
     unknown = sorted(set(options.only) - set(names))
     if unknown:

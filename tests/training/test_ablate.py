@@ -18,6 +18,7 @@ from training import ablate
 from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
 from training.recipe import load_recipe
 from training.stopping import Stopped
+from training.studies import configurations_of
 
 pytestmark = pytest.mark.one_stack
 
@@ -243,12 +244,23 @@ def test_an_estimate_is_of_six_operations_a_multiply_add(capsys: pytest.CaptureF
     arguments = ["--study", "curves", "--seeds", "2", "--out", "x", "--estimate", "--rate", "0.01"]
     assert ablate.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "192,000 images a cell" in lines[0]
+    images = load_recipe("study").images
+    assert f"{images:,} images a cell" in lines[0]
     name, gmacs, _, hours, *_ = lines[1].split()
     assert name == "three_none"
-    assert float(hours) == pytest.approx(6 * float(gmacs) * 1e9 * 192_000 / 1e10 / 3600, abs=0.06)
+    assert float(hours) == pytest.approx(6 * float(gmacs) * 1e9 * images / 1e10 / 3600, abs=0.06)
     assert lines[-1].strip().startswith("10 cells")
     assert not Path("x").exists()
+
+
+def test_several_studies_are_one_set_of_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--study", "relationship-location", "feature-location", "--seeds", "1", "--out", "x", "--estimate"]
+    assert ablate.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split()[0] for line in lines[1:-1]]
+    assert told == configurations_of(["feature-location", "relationship-location"])
+    assert len(told) == 7  # both begin with no reuse
+    assert lines[-1].strip().startswith("7 cells")
 
 
 def test_a_study_is_stopped_by_a_signal_and_goes_on(study: list[str], tmp_path: Path) -> None:
