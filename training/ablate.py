@@ -26,33 +26,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
-from dvt_tf.presets import CascadeConfig, get_preset
+from dvt_tf.presets import get_preset
 from training import study_report
+from training.cell_training import config_of, described, images_of, recipe_of, scenes_of, start_of, train_cell, work_of
 from training.cells import (
     KEPT,
     RUNS,
-    SPLITS,
     Cell,
     Outcome,
-    keep_history,
     outcomes,
     refuse_others,
-    save_outcome,
-    seconds_of,
     write_results,
 )
 from training.recipe import Recipe, load_recipe
 from training.reporting import duration
-from training.schedule import Plan
 from training.stopping import Stopped, StopRequest
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 
 BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
 LOCK = ".lock"  # held by who trains a study's cells
-SCENES = "scenes"  # folder of a study, while it is trained
-_BATCH = 100  # images, where nothing is trained
 _FAILURES = 3  # cells in a row, after which the next is not tried
-_BACKWARD = 2  # a step's gradient costs twice what its forward pass does
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -127,104 +120,10 @@ def cells_of(names: Sequence[str], seeds: int) -> list[Cell]:
     return [Cell(name, seed) for seed in range(seeds) for name in names]
 
 
-def recipe_of(recipe: Recipe, cell: Cell) -> Recipe:
-    """The recipe of one cell. With a seed come the order of the data, its augmentation and the fresh weights."""
-    overrides = {**recipe.overrides, **CONFIGURATIONS[cell.configuration].overrides(config_of(recipe))}
-    return dataclasses.replace(recipe, overrides=overrides, seed=cell.seed)
-
-
-def config_of(recipe: Recipe) -> CascadeConfig:
-    """What a recipe trains."""
-    overrides = dict(recipe.overrides)
-    if "token_grids" in overrides:
-        overrides["token_grids"] = tuple(overrides["token_grids"])
-    return dataclasses.replace(get_preset(recipe.preset).config, **overrides)
-
-
-def work_of(recipe: Recipe, images: int) -> float:
-    """Floating-point operations that training takes: two a multiply-add, forward and backward."""
-    return 2.0 * (1 + _BACKWARD) * count_macs(config_of(recipe))[-1] * images
-
-
-def images_of(recipe: Recipe, count: int) -> int:
-    """Images that a recipe shows, of data with `count` training images."""
-    return Plan.of(recipe, count).steps * recipe.batch_size
-
-
-def described(recipe: Recipe, cell: Cell, data: str, start_from: str) -> dict[str, Any]:
-    """How a cell is trained: what must be the same wherever its result is used."""
-    own = recipe_of(recipe, cell)
-    fields = {**dataclasses.asdict(own), "config": dataclasses.asdict(config_of(own)), "data": data}
-    del fields["remat"], fields["overrides"]  # how a step is computed, not what; and what config says
-    return {**fields, "start_from": start_from}
-
-
-def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "", redraw: bool = False) -> None:
-    """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits.
-
-    Args:
-        redraw: whether drawn scenes are drawn as they are needed, not once for all cells of a seed.
-
-    Raises:
-        ValueError, FileNotFoundError: as `train`, or one of the splits is not there; nothing is trained then.
-        OSError: as `train`, or there is no room for the scenes.
-    """
-    from dvt_tf.cascade import DynamicVisionTransformer, preset_card
-    from dvt_tf.results import exit_results
-    from training.damaged import on_one_line
-    from training.data import SceneData, open_data
-    from training.reporting import HISTORY_FILE, git_state, read_history, versions
-    from training.run import MODEL, card_for, train
-
-    own, run = recipe_of(recipe, cell), out / RUNS / cell.name
-    found = open_data(own, data)
-    if not isinstance(found, SceneData):  # which are drawn in any case
-        card = card_for(preset_card(own.preset, get_preset(own.preset)), own, found.classes)
-        for split in SPLITS:  # that one is not there is better known before the training than after it
-            datasets.load(data, split, card, _BATCH)
-    if isinstance(found, SceneData) and not redraw:
-        found.keep(_scenes(out, cell.seed), Plan.of(own, found.count))
-    train(own, data, run, resume=True, start_from=_start_of(cell, start_from), found=found)
-    model = DynamicVisionTransformer.from_preset(run / MODEL)
-    damaged: list[str] = []  # the same in every cell, so that pairs stay pairs
-    scored = {
-        split: exit_results(
-            model, datasets.load(data, split, model.card, _BATCH, damaged.extend, limit=own.test_images)
-        )
-        for split in SPLITS
-    }
-    if damaged:
-        print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
-    outcome = Outcome(
-        scored["test"].gmacs,
-        {split: results.confidences for split, results in scored.items()},
-        {split: results.correct for split, results in scored.items()},
-        images_of(own, found.count),
-        seconds_of(read_history(run / HISTORY_FILE)),
-        {"described": described(recipe, cell, data, start_from), "versions": versions(), "git": git_state()},
-    )
-    keep_history(run, out, cell)
-    save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")
-
-
-def _scenes(out: Path, seed: int) -> Path:
-    return out / SCENES / f"seed{seed}"
-
-
 def _shares_scenes(out: Path, cell: Cell, cells: Sequence[Cell], done: Collection[Cell]) -> bool:
     """Whether there are scenes to share, or another cell to share them with: drawing ahead for one alone is slower."""
     others = any(other.seed == cell.seed and other not in {cell, *done} for other in cells)
-    return others or _scenes(out, cell.seed).is_dir()
-
-
-def _start_of(cell: Cell, start_from: str) -> str:
-    """Raises ValueError where a brace in it stands for nothing."""
-    try:
-        return start_from.format(configuration=cell.configuration, seed=cell.seed)
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"--start-from {start_from!r}: only {{configuration}} and {{seed}} can stand in braces ({error})"
-        ) from None
+    return others or scenes_of(out, cell.seed).is_dir()
 
 
 def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -248,7 +147,7 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         recipe_of(recipe, Cell(name, 0))  # refuses what the preset cannot be before anything is trained
     if options.estimate is not None:
         return _estimate(recipe, data, cells, options.estimate, options.rate)
-    _start_of(Cell("", 0), options.start_from)
+    start_of(Cell("", 0), options.start_from)
     everything = _everything(options.out)
     refuse_others(
         options.out, everything, {cell: described(recipe, cell, data, options.start_from) for cell in everything}
@@ -347,7 +246,7 @@ def _train_missing(
             shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
         write_results(options.out, _everything(options.out))
         if all(other in done for other in cells if other.seed == cell.seed):
-            shutil.rmtree(_scenes(options.out, cell.seed), ignore_errors=True)
+            shutil.rmtree(scenes_of(options.out, cell.seed), ignore_errors=True)
     return failed
 
 

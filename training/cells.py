@@ -1,4 +1,4 @@
-"""The cells of a study, one configuration trained with one seed: training one, and what is kept of it.
+"""The cells of a study, one configuration trained with one seed, and what is kept of them.
 
 What is kept is small, so that the results of many runs can be handed on: of every image of the calibration and test
 splits how sure each exit was and whether it was right.

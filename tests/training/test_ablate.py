@@ -15,6 +15,7 @@ import pytest
 
 from tests.training.folders import make_folder
 from training import ablate
+from training.cell_training import described
 from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
 from training.recipe import load_recipe
 from training.stopping import Stopped
@@ -71,10 +72,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         if statuses and (status := statuses.pop(0)):
             return status
         options = ablate.parse_arguments(arguments)
-        described = ablate.described(load_recipe(options.recipe, changes=options.set), cell, options.data, "")
+        told = described(load_recipe(options.recipe, changes=options.set), cell, options.data, "")
         right = {split: np.arange(12).reshape(6, 2) % 5 < 3 for split in SPLITS}
         sure = {split: np.full((6, 2), 0.5, np.float32) for split in SPLITS}
-        made_by = {"described": described, "versions": {}, "git": {}}
+        made_by = {"described": told, "versions": {}, "git": {}}
         outcome = Outcome(np.array([0.1, 0.2]), sure, right, 20, 3.0, made_by)
         save_outcome(outcome, options.out / "cells" / f"{cell.name}.safetensors")
         return 0

@@ -14,7 +14,8 @@ import tensorflow as tf
 from dvt_tf.cascade import preset_card
 from dvt_tf.preprocessing import normalise
 from dvt_tf.presets import get_preset
-from training import ablate, kept_scenes
+from training import kept_scenes
+from training.cell_training import train_cell
 from training.cells import Cell
 from training.data import SceneData, open_data
 from training.kept_scenes import KeptScenes, SceneBatch
@@ -172,7 +173,7 @@ def test_the_cells_of_a_study_draw_ahead_unless_told_not_to(
 
     monkeypatch.setattr("training.run.train", train)
     with pytest.raises(Interrupted):
-        ablate.train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), redraw=redraw)
+        train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), redraw=redraw)
     files = sorted((tmp_path / "scenes").glob("seed3/*/*"))
     assert [path.name for path in files] == ([] if redraw else ["00000.scenes", "00001.scenes", "00002.scenes"])
     for path in files[2:]:
