@@ -18,7 +18,7 @@ from dvt_tf.layers import (
     TokensToToken,
     TransformerBlock,
 )
-from dvt_tf.layers.reuse import standardise
+from dvt_tf.layers.norm import LayerNorm, standardise
 from dvt_tf.presets import CascadeConfig, blocks_of, tokens_to_token_splits
 
 
@@ -209,7 +209,7 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
             )
             for i in range(c.depth)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=c.norm_epsilon, dtype="float32", name="norm")
+        self.norm = LayerNorm(epsilon=c.norm_epsilon, dtype="float32", name="norm")
         self.head = keras.layers.Dense(
             c.num_classes,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),

@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from dvt_tf.layers.dropout import StatelessDropout
 from dvt_tf.layers.mlp import MLP
+from dvt_tf.layers.norm import LayerNorm
 
 # Keeps the division finite; far below float16's smallest number, one more reason for float32 here.
 _DIVISION_EPSILON = 1e-8
@@ -126,7 +127,7 @@ class Performer(PerformerMath, keras.layers.Layer):
         # float32 by its own policy: a variable of this layer would be read in the compute dtype.
         self.features = PositiveRandomFeatures(self.random_features, dtype="float32", name="features")
         self.features.build((None, None, self.dim))
-        self.norm1 = keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
+        self.norm1 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
         self.kqv = keras.layers.Dense(
             3 * self.dim,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
@@ -139,7 +140,7 @@ class Performer(PerformerMath, keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.norm2 = keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
+        self.norm2 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
         self.mlp = MLP(self.dim, self.dim, dtype=self.dtype_policy, name="mlp")
         self.dropout = StatelessDropout(self.dropout_rate, dtype="float32", name="dropout")
         self.norm1.build((None, None, width))

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.mlp import MLP, gelu
+from dvt_tf.layers.norm import LayerNorm, standardise
 
 _ONE = 8.0  # a power of two so large that its exact GELU is itself, in every float dtype
 
@@ -119,12 +120,6 @@ class GridResize(keras.layers.Layer):
         return {**super().get_config(), "source": self.source, "target": self.target, "axes": self.axes}
 
 
-def standardise(features: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """What a LayerNorm does before its scale and shift: (B, N, D) -> mean 0 and variance 1 over the channels."""
-    centred = features - tf.reduce_mean(features, -1, keepdims=True)
-    return centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
-
-
 class FeatureReuse(keras.layers.Layer):
     """The upstream's features as context for one downstream block: LayerNorm, MLP, resize.
 
@@ -151,7 +146,7 @@ class FeatureReuse(keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
 
     def build(self, input_shape: Any) -> None:
-        self.norm = keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype="float32", name="norm")
+        self.norm = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm")
         self.mlp = MLP(self.hidden, self.out, dtype=self.dtype_policy, name="mlp")
         self.resize = GridResize(self.source, self.target, axes=1, dtype="float32", name="resize")
         self.norm.build(tuple(input_shape))

@@ -10,6 +10,7 @@ from tensorflow import keras
 from dvt_tf.layers.attention import Attention
 from dvt_tf.layers.drop_path import DropPath
 from dvt_tf.layers.mlp import MLP
+from dvt_tf.layers.norm import LayerNorm
 
 
 class BlockMath:
@@ -79,9 +80,9 @@ class TransformerBlock(BlockMath, keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         dim = int(input_shape[-1])
-        self.norm1 = keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
+        self.norm1 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
         self.attention = Attention(self.num_heads, self.qkv_bias, dtype=self.dtype_policy, name="attention")
-        self.norm2 = keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
+        self.norm2 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
         self.mlp = MLP(self.mlp_dim, dim, dtype=self.dtype_policy, name="mlp")
         self.drop_path = DropPath(self.drop_path_rate, dtype="float32", name="drop_path")
         self.norm1.build((None, None, dim))

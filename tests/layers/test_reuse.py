@@ -8,7 +8,8 @@ import tensorflow as tf
 from scipy.special import erf
 
 from dvt_tf.layers import FeatureReuse, RelationshipReuse
-from dvt_tf.layers.reuse import resize_matrix, standardise
+from dvt_tf.layers.norm import standardise
+from dvt_tf.layers.reuse import resize_matrix
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
