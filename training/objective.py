@@ -12,6 +12,7 @@ from tensorflow import keras
 
 from dvt_tf import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights
+from dvt_tf.layers.linear import Linear
 from training.recipe import Recipe
 
 
@@ -45,7 +46,7 @@ class CascadeTrainer(keras.Model):
         self.frozen = tuple(frozen)
         self.frozen_ids: frozenset[int] = frozenset()
         self.token_heads = [
-            keras.layers.Dense(cascade.config.num_classes + 1, dtype=self.dtype_policy, name=f"tokens_{i + 1}")
+            Linear(cascade.config.num_classes + 1, dtype=self.dtype_policy, name=f"tokens_{i + 1}")
             for i in range(cascade.num_exits if token_labels else 0)
         ]
 

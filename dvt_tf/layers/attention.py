@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import Linear
+
 
 class AttentionMath:
     """What attention computes with its parts, in training and folded for inference (`dvt_tf.optimize`).
@@ -57,10 +59,10 @@ class Attention(AttentionMath, keras.layers.Layer):
         self.dim = int(input_shape[-1])
         self.scale = (self.dim // self.num_heads) ** -0.5
         start = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.qkv = keras.layers.Dense(
+        self.qkv = Linear(
             3 * self.dim, use_bias=self.qkv_bias, kernel_initializer=start, dtype=self.dtype_policy, name="qkv"
         )
-        self.projection = keras.layers.Dense(
+        self.projection = Linear(
             self.dim,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,

@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import Linear
+
 
 @tf.custom_gradient
 def gelu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -47,13 +49,13 @@ class MLP(keras.layers.Layer):
         self.out = out
 
     def build(self, input_shape: Any) -> None:
-        self.fc1 = keras.layers.Dense(
+        self.fc1 = Linear(
             self.hidden,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name="fc1",
         )
-        self.fc2 = keras.layers.Dense(
+        self.fc2 = Linear(
             self.out,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,

@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import sum_rows
+
 
 def standardise(features: tf.Tensor, epsilon: float | tf.Tensor) -> tf.Tensor:
     """What a LayerNorm does before its scale and shift: (..., D) -> mean 0 and variance 1 over the channels."""
@@ -30,12 +32,6 @@ def _gradients(
     ), upstream * standardised
 
 
-def _sum_rows(rows: tf.Tensor) -> tf.Tensor:
-    """(..., D) -> (D,); a matmul, since sums along columns are slow on a CPU."""
-    rows = tf.reshape(rows, (-1, rows.shape[-1]))
-    return tf.matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
-
-
 class LayerNorm(keras.layers.LayerNormalization):
     """Keras's layer, whose weights and configuration it has; less time and memory in training.
 
@@ -51,8 +47,8 @@ class LayerNorm(keras.layers.LayerNormalization):
                 own, before_sum = _gradients(tokens, scale, tf.constant(epsilon, tokens.dtype), upstream)
                 return (
                     tf.ensure_shape(own, tokens.shape),
-                    _sum_rows(tf.ensure_shape(before_sum, tokens.shape)),
-                    _sum_rows(upstream),
+                    sum_rows(tf.ensure_shape(before_sum, tokens.shape)),
+                    sum_rows(upstream),
                 )
 
             return standardise(tokens, epsilon) * scale + shift, gradient

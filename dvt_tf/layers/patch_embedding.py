@@ -8,6 +8,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import add_bias
+
 
 def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
     """Kernel (= stride) and zero padding a side, in pixels, that cut an image into grid x grid patches.
@@ -66,7 +68,7 @@ class PatchEmbedding(keras.layers.Layer):
         size, grid = self.kernel_size, self.grid
         patches = cut_patches(tf.cast(images, self.compute_dtype), grid, size, self.padding)
         kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), (size * size * 3, self.dim))
-        tokens = tf.nn.bias_add(tf.matmul(patches, kernel), tf.cast(self.bias, self.compute_dtype))
+        tokens = add_bias(tf.matmul(patches, kernel), tf.cast(self.bias, self.compute_dtype))
         return tf.reshape(tokens, (-1, grid * grid, self.dim))  # (B, g g, dim)
 
     def get_config(self) -> dict[str, Any]:

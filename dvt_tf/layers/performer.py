@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.dropout import StatelessDropout
+from dvt_tf.layers.linear import Linear
 from dvt_tf.layers.mlp import MLP
 from dvt_tf.layers.norm import LayerNorm
 
@@ -128,13 +129,13 @@ class Performer(PerformerMath, keras.layers.Layer):
         self.features = PositiveRandomFeatures(self.random_features, dtype="float32", name="features")
         self.features.build((None, None, self.dim))
         self.norm1 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
-        self.kqv = keras.layers.Dense(
+        self.kqv = Linear(
             3 * self.dim,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name="kqv",
         )
-        self.projection = keras.layers.Dense(
+        self.projection = Linear(
             self.dim,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import add_bias
 from dvt_tf.layers.mlp import MLP, gelu
 from dvt_tf.layers.norm import LayerNorm, standardise
 
@@ -165,7 +166,7 @@ class FeatureReuse(keras.layers.Layer):
         kernel *= tf.convert_to_tensor(self.norm.gamma)[:, None]
         rows = tf.reshape(tf.cast(standardised, self.compute_dtype), (-1, standardised.shape[-1]))  # (B S S, D)
         hidden = tf.matmul(rows, tf.cast(kernel, self.compute_dtype))
-        hidden = gelu(tf.nn.bias_add(hidden, tf.cast(bias, self.compute_dtype)))  # (B S S, hidden)
+        hidden = gelu(add_bias(hidden, tf.cast(bias, self.compute_dtype)))  # (B S S, hidden)
         context = tf.reshape(tf.cast(self.mlp.fc2(hidden), tf.float32), (-1, self.source**2, self.out))
         return tf.pad(self.resize(context), [[0, 0], [1, 0], [0, 0]])  # (B, 1 + T T, out)
 

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.linear import Linear
 from dvt_tf.layers.performer import Performer
 
 
@@ -112,7 +113,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
             performer.build((None, self.sides[i] ** 2, kernel * kernel * channels))
             self.performers.append(performer)
             channels = self.performer_dim
-        self.projection = keras.layers.Dense(
+        self.projection = Linear(
             self.dim,
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype=self.dtype_policy,
