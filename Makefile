@@ -110,7 +110,7 @@ test: lint ## lint, then every test but the slow ones, on the default stack
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
 
-test-keras3: ## the tests of `make test` that hang on Keras, on Keras 3 (all: ARGS='-m "not slow"')
+test-keras3: ## the tests of `make test` that hang on Keras most, on Keras 3 (all: ARGS='-m "not slow"')
 	@python=$$($(call find_python,$(VENV_KERAS3)/bin/python $(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
 	if [ -n "$$python" ]; then \
 		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest $(PARALLEL) -m "not slow and not one_stack" $(ARGS); \

@@ -55,6 +55,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--study",
         required=True,
         nargs="+",
+        action="extend",
         choices=(*STUDIES, "all"),
         metavar="STUDY",
         help=f"what to compare, one or several of {', '.join(STUDIES)}, or all; training/studies.py",

@@ -9,19 +9,23 @@ from tensorflow import keras
 
 
 def sum_rows(rows: tf.Tensor) -> tf.Tensor:
-    """(..., D) -> (D,), summed in float32; a matmul, since sums along columns are slow on a CPU."""
+    """(..., D) -> (D,), summed in float32.
+
+    TensorFlow's own sum of a bias's gradient is summed in bfloat16 on a CPU, where a sum no longer grows once it is
+    some 256 times as large as what is added: of many tokens' gradients of one sign most is lost. A matmul is summed in
+    float32, and as fast; for float16 it is the other way round.
+    """
+    if rows.dtype != tf.bfloat16:
+        return tf.raw_ops.BiasAddGrad(out_backprop=rows)
     rows = tf.reshape(rows, (-1, rows.shape[-1]))
     return tf.matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
 
 
 @tf.custom_gradient
 def add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """(N, D) and (D,) -> (N, D), with a gradient of the bias that is summed in float32.
-
-    On a CPU that of `tf.nn.bias_add` is summed in bfloat16, where a sum no longer grows once it is some 256 times as
-    large as what is added: of 6,464 tokens' gradients of one sign a third is lost.
-    """
-    return tf.nn.bias_add(rows, bias), lambda upstream: (upstream, sum_rows(upstream))
+    """(N, D) and (D,) -> (N, D), with the gradient of the bias by `sum_rows`."""
+    shape = rows.shape
+    return tf.nn.bias_add(rows, bias), lambda upstream: (upstream, sum_rows(tf.ensure_shape(upstream, shape)))
 
 
 class Linear(keras.layers.Dense):
@@ -35,6 +39,5 @@ class Linear(keras.layers.Dense):
         rows = tf.matmul(tf.reshape(tf.cast(inputs, self.compute_dtype), (-1, kernel.shape[0])), kernel)
         if self.use_bias:
             rows = add_bias(rows, tf.cast(tf.convert_to_tensor(self.bias), self.compute_dtype))
-        between = inputs.shape[1:-1]
-        shape = [-1, *(between if between.is_fully_defined() else tf.unstack(tf.shape(inputs))[1:-1]), self.units]
-        return self.activation(tf.reshape(rows, shape))
+        shape = [tf.shape(inputs)[i] if size is None else size for i, size in enumerate(inputs.shape[:-1])]
+        return self.activation(tf.reshape(rows, [*shape, self.units]))

@@ -33,10 +33,16 @@ def _gradients(
 
 
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's layer, whose weights and configuration it has; less time and memory in training.
+    """Keras's layer over the channels, with scale and shift; less time and memory in training.
 
     Call: (B, N, D) -> (B, N, D) in the compute dtype.
     """
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
+        if axes not in ([-1], [len(input_shape) - 1]) or self.gamma is None or self.beta is None:
+            raise ValueError(f"{self.name}: LayerNorm is over the last axis alone (not {axes}), with scale and center")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         epsilon = self.epsilon
@@ -45,14 +51,10 @@ class LayerNorm(keras.layers.LayerNormalization):
         def normalise(tokens: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> Any:
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 own, before_sum = _gradients(tokens, scale, tf.constant(epsilon, tokens.dtype), upstream)
-                return (
-                    tf.ensure_shape(own, tokens.shape),
-                    sum_rows(tf.ensure_shape(before_sum, tokens.shape)),
-                    sum_rows(upstream),
-                )
+                own, before_sum, upstream = (tf.ensure_shape(one, tokens.shape) for one in (own, before_sum, upstream))
+                return own, sum_rows(before_sum), sum_rows(upstream)
 
             return standardise(tokens, epsilon) * scale + shift, gradient
 
-        return normalise(
-            tf.cast(inputs, self.compute_dtype), tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        )
+        scale, shift = (tf.cast(tf.convert_to_tensor(one), self.compute_dtype) for one in (self.gamma, self.beta))
+        return normalise(tf.cast(inputs, self.compute_dtype), scale, shift)

@@ -16,8 +16,6 @@ from benchmarks.port import Port
 from dvt_tf.cascade import DynamicVisionTransformer
 from tests.cascades import random_images, small_cascade
 
-pytestmark = pytest.mark.one_stack
-
 
 @pytest.mark.parametrize(
     "fields",

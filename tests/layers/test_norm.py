@@ -21,8 +21,8 @@ def drawn(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return (random.normal(size=shape) * random.uniform(0.1, 3, (*shape[:-1], 1)) + 2).astype(np.float32)
 
 
-def made(kind: type[keras.layers.Layer], **more: Any) -> keras.layers.Layer:
-    layer = kind(epsilon=1e-6, dtype="float32", **more)
+def made(kind: type[keras.layers.Layer], dtype: str = "float32") -> keras.layers.Layer:
+    layer = kind(epsilon=1e-6, dtype=dtype)
     layer.build((None, None, WIDTH))
     layer.gamma.assign(np.linspace(-0.5, 1.5, WIDTH))
     layer.beta.assign(np.linspace(-1, 1, WIDTH))
@@ -71,6 +71,22 @@ def test_half_precision_enters_as_float32_and_gets_its_gradient_in_its_own() -> 
     tokens, layer = tf.cast(drawn((2, 3, WIDTH), 1), tf.bfloat16), made(LayerNorm)
     outputs, own, *_ = outputs_and_gradients(layer, tokens, tf.ones((2, 3, WIDTH)))
     assert (outputs.dtype, own.dtype) == (tf.float32, tf.bfloat16)
+
+
+@pytest.mark.parametrize("more", [{"axis": 1}, {"center": False}, {"scale": False}], ids=str)
+def test_what_it_does_not_do_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"over the last axis alone .*with scale and center"):
+        LayerNorm(**more).build((None, WIDTH, WIDTH))
+
+
+def test_it_computes_in_half_precision_where_it_is_told_to() -> None:
+    layer = made(LayerNorm, "mixed_bfloat16")
+    outputs, *gradients = outputs_and_gradients(
+        layer, tf.cast(drawn((2, 3, WIDTH), 1), tf.bfloat16), tf.ones((2, 3, WIDTH), tf.bfloat16)
+    )
+    assert outputs.dtype == tf.bfloat16
+    assert [gradient.dtype for gradient in gradients] == [tf.bfloat16, tf.float32, tf.float32]
+    np.testing.assert_allclose(gradients[2], np.full(WIDTH, 6.0))
 
 
 def test_its_configuration_and_weights_are_those_of_keras() -> None:

@@ -255,8 +255,8 @@ def test_an_estimate_is_of_six_operations_a_multiply_add(capsys: pytest.CaptureF
 
 
 def test_several_studies_are_one_set_of_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--study", "relationship-location", "feature-location", "--seeds", "1", "--out", "x", "--estimate"]
-    assert ablate.main(arguments) == 0
+    arguments = ["--study", "relationship-location", "--study", "feature-location", "--seeds", "1"]
+    assert ablate.main([*arguments, "--out", "x", "--estimate"]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = [line.split()[0] for line in lines[1:-1]]
     assert told == configurations_of(["feature-location", "relationship-location"])
