@@ -18,7 +18,6 @@ from benchmarks import __main__ as every
 from benchmarks import agreement, early_exit, inference, memory, throughput, training
 from benchmarks.inference import up_to_exit
 from benchmarks.measure import Rounds, load
-from benchmarks.training import Case
 from dvt_tf.serving import export
 from tests.cascades import random_images, small_cascade
 
@@ -115,13 +114,6 @@ def test_leaving_early_is_timed_beside_the_ideal(folder: str) -> None:
     assert [row[0] for row in rows] == ["1", "2", "3", "a mix of all"]
     assert all(float(over.split()[0]) > 0 for _, _, over in rows)
     assert [row[0] for row in early_exit.against_ideal(load(folder), "bfloat16", batch=1, rounds=1)] == ["1", "2", "3"]
-
-
-@pytest.mark.parametrize("remat", [False, True])
-def test_what_is_timed_of_training_is_a_step_that_learns(remat: bool) -> None:
-    step = training.step_of("dvt_tiny_digits", Case("", {"depth": 1, "token_grids": (7, 10)}, remat), "float32", 4)
-    losses = [step() for _ in range(12)]
-    assert losses[-1] < losses[0] < 6
 
 
 def test_the_table_of_training(
