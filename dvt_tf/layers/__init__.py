@@ -3,7 +3,9 @@
 from dvt_tf.layers.attention import Attention
 from dvt_tf.layers.drop_path import DropPath
 from dvt_tf.layers.dropout import StatelessDropout
+from dvt_tf.layers.linear import Linear
 from dvt_tf.layers.mlp import MLP
+from dvt_tf.layers.norm import LayerNorm
 from dvt_tf.layers.patch_embedding import PatchEmbedding
 from dvt_tf.layers.performer import Performer, PositiveRandomFeatures
 from dvt_tf.layers.position_embedding import PositionEmbedding
@@ -17,6 +19,8 @@ __all__ = [
     "DropPath",
     "FeatureReuse",
     "GridResize",
+    "LayerNorm",
+    "Linear",
     "PatchEmbedding",
     "Performer",
     "PositionEmbedding",

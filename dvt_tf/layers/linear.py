@@ -1,4 +1,4 @@
-"""A Linear layer whose bias learns in half precision too: TensorFlow sums its gradient in the dtype that it has."""
+"""A Linear layer whose bias gets its whole gradient in every dtype, and the sum over rows that this takes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tensorflow import keras
 def sum_rows(rows: tf.Tensor) -> tf.Tensor:
     """(..., D) -> (D,), summed in float32.
 
-    TensorFlow's own sum of a bias's gradient is summed in bfloat16 on a CPU, where a sum no longer grows once it is
-    some 256 times as large as what is added: of many tokens' gradients of one sign most is lost. A matmul is summed in
-    float32, and as fast; for float16 it is the other way round.
+    On a CPU TensorFlow's BiasAddGrad adds bfloat16 in bfloat16, where a sum no longer grows once it is some 256 times
+    as large as what is added: of many tokens' gradients of one sign most is lost. A matmul of bfloat16 adds in float32,
+    and is as fast. With float16 BiasAddGrad is exact and the matmul is not.
     """
     if rows.dtype != tf.bfloat16:
         return tf.raw_ops.BiasAddGrad(out_backprop=rows)

@@ -36,6 +36,9 @@ class LayerNorm(keras.layers.LayerNormalization):
     """Keras's layer over the channels, with scale and shift; less time and memory in training.
 
     Call: (B, N, D) -> (B, N, D) in the compute dtype.
+
+    Raises:
+        ValueError: it is built over another axis, or without scale or center.
     """
 
     def build(self, input_shape: Any) -> None:
