@@ -19,6 +19,8 @@ MADE = {
     layers.DropPath: {"rate": 0.25},
     layers.FeatureReuse: {"source": 2, "target": 3, "hidden": 7, "out": 5, "norm_epsilon": 1e-3},
     layers.GridResize: {"source": 2, "target": 3, "axes": 2},
+    layers.LayerNorm: {"epsilon": 1e-5},
+    layers.Linear: {"units": 5, "use_bias": False},
     layers.MLP: {"hidden": 7, "out": 5},
     layers.PatchEmbedding: {"image_size": 28, "grid": 3, "dim": 4},
     layers.Performer: {"dim": 8, "random_features": 3, "norm_epsilon": 1e-3, "dropout_rate": 0.25},
