@@ -1,24 +1,20 @@
 """`python -m training.ablate`: trains every row of a study with every seed, and makes its tables and plots.
 
-Cells (a configuration and a seed) are trained one after another, each in a process of its own, all rows of one seed
-before the next seed. It can be stopped at any point and begun again: what is done is kept in the folder of the study,
-and a cell that was interrupted goes on from its last checkpoint.
+Cells (a configuration and a seed) are trained one after another, or several at once, each in a process of its own, all
+rows of one seed before the next seed. It can be stopped at any point and begun again: what is done is kept in the
+folder of the study, and a cell that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import get_preset
 from training import study_report
+from training.cell_processes import STOPPED, CellProcess, Cores, shares_of_cores, trained
 from training.cell_training import config_of, described, images_of, recipe_of, scenes_of, start_of, train_cell, work_of
 from training.cells import (
     KEPT,
@@ -38,12 +35,13 @@ from training.cells import (
     refuse_others,
     write_results,
 )
+from training.locks import held
 from training.recipe import Recipe, load_recipe
-from training.reporting import duration
-from training.stopping import Stopped, StopRequest
+from training.reporting import duration, name_lines
+from training.stopping import Stopped
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of
 
-BAD_INPUT, STOPPED, INTERRUPTED = 2, 3, 130  # exit statuses; the second is that of a cell that saved itself and left
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 LOCK = ".lock"  # held by who trains a study's cells
 _FAILURES = 3  # cells in a row, after which the next is not tried
 
@@ -112,6 +110,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="of drawn data: draw the scenes anew in every cell, not once for all cells of a seed into OUT/scenes; "
         "takes no room, and longer",
     )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cells trained at once, each on its share of the cores (default %(default)s): faster without a GPU where "
+        "the cascade is small",
+    )
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -138,6 +144,8 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         raise ValueError(f"recipe {options.recipe} names no data of its own; add --data SPEC")
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
+    if not options.cell:
+        shares_of_cores(options.at_once)  # refuses what cannot be
     studies = [name for name in STUDIES if {name, "all"} & set(options.study)]
     names = configurations_of(studies)
     unknown = sorted(set(options.only) - set(names))
@@ -155,6 +163,8 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     )
     if options.cell:
         name, _, seed = options.cell.rpartition("_seed")
+        if options.at_once > 1:
+            name_lines(options.cell)
         train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from, options.redraw)
         return ""
     failed = {} if options.report else _train_all(recipe, cells, options, arguments)
@@ -187,34 +197,19 @@ def _everything(out: Path) -> dict[Cell, Outcome]:
 def _train_all(
     recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str]
 ) -> dict[Cell, str]:
-    """Trains the cells that are not done, one after another -> those that could not be, and why.
+    """Trains the cells that are not done -> those that could not be, and why.
 
     Raises:
-        Stopped: a signal asked it to stop; the cell under way is saved. ValueError: another process trains there.
+        Stopped: a signal asked it to stop; the cells under way are saved. ValueError: another process trains there.
     """
-    with _locked(options.out) as lock:
-        return _train_missing(recipe, cells, options, arguments, lock)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[int]:
-    """Holds a study's folder -> the descriptor, for a cell's process to hold it too: it may outlive this one.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+    options.out.mkdir(parents=True, exist_ok=True)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{out}: a study is being trained there by another process; wait for it, or give another --out"
-            ) from None
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        with held(options.out / LOCK, wait=False) as lock:
+            return _train_missing(recipe, cells, options, arguments, lock)
+    except BlockingIOError:
+        raise ValueError(
+            f"{options.out}: a study is being trained there by another process; wait for it, or give another --out"
+        ) from None
 
 
 def _train_missing(
@@ -222,32 +217,35 @@ def _train_missing(
 ) -> dict[Cell, str]:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
-    rate = _rate(done, work)
     failed: dict[Cell, str] = {}
-    in_a_row = 0
-    for number, cell in enumerate(cells, 1):
-        if cell in done:
-            continue
-        if in_a_row == _FAILURES:
-            failed[cell] = f"and those after it: not tried after {_FAILURES} failures in a row"
-            break
+    waiting = [cell for cell in cells if cell not in done]
+
+    def begin(cell: Cell, cores: Cores) -> CellProcess:
         left = sum(amount for other, amount in work.items() if other not in {*done, *failed})
+        rate = options.at_once * _rate(done, work)
         told = f", {duration(left / rate)} left in all" if rate else ""
+        number = cells.index(cell) + 1
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
         redraw = [] if _shares_scenes(options.out, cell, cells, done) else ["--redraw"]
-        why = _in_a_process([*arguments, *redraw, "--cell", cell.name], cell, lock)
-        in_a_row = in_a_row + 1 if why else 0
-        if why:
-            failed[cell] = why
-            print(f"training.ablate: {cell.name} could not be trained ({why})", file=sys.stderr, flush=True)
-            continue
-        done = outcomes(options.out, cells)
-        rate = _rate(done, work)
-        if not options.keep_runs:
-            shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
-        write_results(options.out, _everything(options.out))
-        if all(other in done for other in cells if other.seed == cell.seed):
-            shutil.rmtree(scenes_of(options.out, cell.seed), ignore_errors=True)
+        return CellProcess(cell, [*arguments, *redraw, "--cell", cell.name], cores, lock)
+
+    in_a_row = 0
+    with closing(trained(waiting, begin, shares_of_cores(options.at_once))) as ends:
+        for cell, why in ends:
+            in_a_row = in_a_row + 1 if why else 0
+            if why:
+                failed[cell] = why
+                print(f"training.ablate: {cell.name} could not be trained ({why})", file=sys.stderr, flush=True)
+                if in_a_row == _FAILURES and waiting:
+                    failed[waiting[0]] = f"and those after it: not tried after {_FAILURES} failures in a row"
+                    waiting.clear()
+                continue
+            done = outcomes(options.out, cells)
+            if not options.keep_runs:
+                shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
+            write_results(options.out, _everything(options.out))
+            if all(other in done for other in cells if other.seed == cell.seed):
+                shutil.rmtree(scenes_of(options.out, cell.seed), ignore_errors=True)
     return failed
 
 
@@ -255,41 +253,6 @@ def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
     """The work of cells per second, the median of those that are done: a cell may have been paused."""
     rates = [work[cell] / outcome.seconds for cell, outcome in done.items() if outcome.seconds]
     return statistics.median(rates) if rates else 0.0
-
-
-def _in_a_process(arguments: Sequence[str], cell: Cell, lock: int) -> str:
-    """Trains a cell in a process of its own, which gives back what TensorFlow holds -> why it could not be, or "".
-
-    One that a signal ended, as where memory ran out, is gone on with once. A signal that asks to stop is passed on.
-    """
-    for attempt in (1, 2):
-        status = _status(arguments, cell, lock)
-        if status >= 0:
-            return "" if status == 0 else f"status {status}; it has said why"
-        killed = signal.Signals(-status).name
-        if attempt == 1:
-            print(f"{cell.name} was ended by {killed}; going on with it once more", flush=True)
-    return f"ended by {killed}, twice"
-
-
-def _status(arguments: Sequence[str], cell: Cell, lock: int) -> int:
-    """The exit status of a cell's process, the number of the signal that ended it below 0."""
-    with StopRequest() as stop:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training.ablate", *arguments], start_new_session=True, pass_fds=[lock]
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(0.2)
-                if stop.signal:
-                    process.send_signal(signal.SIGTERM)
-                    process.wait()
-        finally:  # the second Ctrl-C: nothing goes on behind the caller's back
-            if process.poll() is None:
-                process.kill()
-        if process.returncode == STOPPED or stop.signal:
-            raise Stopped(f"stopped while {cell.name} was trained; the same command goes on")
-        return process.returncode
 
 
 def _estimate(recipe: Recipe, data: str, cells: Sequence[Cell], count: int, rate: float) -> str:

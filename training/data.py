@@ -22,6 +22,7 @@ from training.augment import Augmentation
 from training.damaged import DamagedImages
 from training.image_data import ImageData
 from training.kept_scenes import KeptScenes, SceneBatch
+from training.locks import held
 from training.mix import mix_batch
 from training.objective import exit_names, token_targets
 from training.recipe import Recipe
@@ -134,8 +135,8 @@ class SceneData:
     def keep(self, folder: Path, plan: Plan) -> None:
         """Draws the scenes of a plan ahead, into files from which `batches` then reads them; about 37 KB a scene.
 
-        What is there already is not drawn again. Scenes of another seed, recipe or version of the drawing are removed
-        from the folder.
+        What is there already is not drawn again, and what another process draws is waited for. Scenes of another seed,
+        recipe or version of the drawing are removed from the folder.
 
         Raises:
             OSError: there is no room for them, or a file cannot be written.
@@ -146,7 +147,12 @@ class SceneData:
                 shutil.rmtree(other)
         stream.mkdir(parents=True, exist_ok=True)
         kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
-        needed, free = kept.missing_bytes(), shutil.disk_usage(stream).free
+        with held(stream / ".lock", wait=True):
+            self._draw_ahead(kept, folder)
+        self._kept = kept
+
+    def _draw_ahead(self, kept: KeptScenes, folder: Path) -> None:
+        needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
         if needed > free / 2:
             raise OSError(
                 f"{folder}: scenes drawn ahead take {needed / 1e9:.1f} GB, which must be at most half of what is free "
@@ -157,7 +163,6 @@ class SceneData:
         kept.draw(
             lambda steps: self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
         )
-        self._kept = kept
 
     def _stream(self) -> str:
         """What decides which scenes are drawn, as a name: the seed, fields of the recipe and the code that draws."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
@@ -216,6 +217,27 @@ def git_state() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return {}
+
+
+class _NamedLines(io.TextIOBase):
+    """Writes to a stream, every line with a name before it. It is no terminal: two bars would fight over it."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._line_begun = stream, name, False
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self._stream.write(line if self._line_begun else f"{self._name}: {line}")
+            self._line_begun = not line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def name_lines(name: str) -> None:
+    """From now on, lines that this process prints begin with a name: it is one of several at a terminal."""
+    sys.stdout = _NamedLines(sys.stdout, name)
 
 
 def duration(seconds: float) -> str:

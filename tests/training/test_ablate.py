@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from tests.training.folders import make_folder
 from training import ablate
 from training.cell_training import described
 from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
+from training.locks import held
 from training.recipe import load_recipe
-from training.stopping import Stopped
 from training.studies import configurations_of
 
 pytestmark = pytest.mark.one_stack
@@ -50,16 +51,26 @@ def study(tmp_path: Path) -> list[str]:
     return ["--recipe", str(tmp_path / "small.toml"), "--data", f"folder:{data}", "--out", str(out)]
 
 
+class Ended:
+    """A cell's process that has ended."""
+
+    def __init__(self, cell: Cell, status: int) -> None:
+        self.cell, self.status = cell, status
+
+    def why(self) -> str:
+        return f"status {self.status}" if self.status else ""
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Has cells trained in this process, and says which."""
     trained = []
 
-    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> int:
+    def train(cell: Cell, arguments: Sequence[str], _cores: object, _lock: int) -> Ended:
         trained.append(cell.name)
-        return ablate.main(arguments)
+        return Ended(cell, ablate.main(arguments))
 
-    monkeypatch.setattr(ablate, "_status", train)
+    monkeypatch.setattr(ablate, "CellProcess", train)
     return trained
 
 
@@ -68,9 +79,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """Has cells be done at once, with made-up results, or fail with the first status that is put in here."""
     statuses: list[int] = []
 
-    def train(arguments: Sequence[str], cell: Cell, _lock: int) -> int:
+    def train(cell: Cell, arguments: Sequence[str], _cores: object, _lock: int) -> Ended:
         if statuses and (status := statuses.pop(0)):
-            return status
+            return Ended(cell, status)
         options = ablate.parse_arguments(arguments)
         told = described(load_recipe(options.recipe, changes=options.set), cell, options.data, "")
         right = {split: np.arange(12).reshape(6, 2) % 5 < 3 for split in SPLITS}
@@ -78,9 +89,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         made_by = {"described": told, "versions": {}, "git": {}}
         outcome = Outcome(np.array([0.1, 0.2]), sure, right, 20, 3.0, made_by)
         save_outcome(outcome, options.out / "cells" / f"{cell.name}.safetensors")
-        return 0
+        return Ended(cell, 0)
 
-    monkeypatch.setattr(ablate, "_status", train)
+    monkeypatch.setattr(ablate, "CellProcess", train)
     return statuses
 
 
@@ -162,6 +173,8 @@ def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
     ("changes", "words"),
     [
         (["--seeds", "0"], "--seeds is 0"),
+        (["--at-once", "0"], "--at-once is 0"),
+        (["--at-once", "100000"], "and a cell needs one of its own"),
         (["--only", "three_none"], "no row of the study; its rows are two_none"),
         (["--preset", "deit_small", "--set", "overrides.token_grids=[2]"], "needs a cascade of 2 exits"),
         (["--report"], "no cell of the study is done yet"),
@@ -203,8 +216,8 @@ def test_a_row_that_fails_is_left_for_the_next_time(
     arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
     assert ablate.main(arguments) == 2
     error = capsys.readouterr().err.splitlines()
-    assert error[0] == "training.ablate: two_none_seed0 could not be trained (status 2; it has said why)"
-    assert error[-1].startswith("training.ablate: not trained: two_none_seed0 (status 2; it has said why)")
+    assert error[0] == "training.ablate: two_none_seed0 could not be trained (status 2)"
+    assert error[-1].startswith("training.ablate: not trained: two_none_seed0 (status 2)")
     assert [row["seed"] for row in rows_of(tmp_path / "study" / "results.csv")] == ["1"]
     assert (tmp_path / "study" / "report.md").is_file()
     assert ablate.main(arguments) == 0
@@ -215,7 +228,7 @@ def test_a_row_that_fails_is_left_for_the_next_time(
 def test_three_failures_in_a_row_end_a_study(
     study: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "_status", lambda *_: 2)
+    monkeypatch.setattr(ablate, "CellProcess", lambda cell, *_: Ended(cell, 2))
     assert ablate.main(["--study", "feature-location", "--seeds", "2", *study]) == 2
     error = capsys.readouterr().err
     assert error.count("could not be trained") == 3
@@ -234,10 +247,11 @@ def test_a_cell_without_a_split_to_score_it_on_is_not_trained(
 
 def test_one_process_trains_a_study(study: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"
-    with ablate._locked(out):
+    out.mkdir()
+    with held(out / ablate.LOCK, wait=False):
         assert ablate.main(["--study", "curves", "--seeds", "1", *study]) == 2
         assert f"{out}: a study is being trained there by another process" in capsys.readouterr().err
-    with ablate._locked(out):
+    with held(out / ablate.LOCK, wait=False):
         assert not (out / "runs").exists()
 
 
@@ -264,41 +278,22 @@ def test_several_studies_are_one_set_of_cells(capsys: pytest.CaptureFixture[str]
     assert lines[-1].strip().startswith("7 cells")
 
 
-def test_a_study_is_stopped_by_a_signal_and_goes_on(study: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.ablate", "--study", "reuse", "--seeds", "1", *study]
-    command += ["--only", "three_none", "--set", "epochs=2000"]
+def test_two_cells_at_once_are_stopped_by_a_signal_and_go_on(study: list[str], tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    names = ["two_none_seed0", "two_features_all_seed0"]
+    command = [sys.executable, "-m", "training.ablate", "--study", "feature-location", "--seeds", "1", *study]
+    command += ["--only", "two_none", "--only", "two_features_all", "--set", "epochs=2000", "--at-once", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    history = tmp_path / "study" / "runs" / "three_none_seed0" / "history.csv"
+    histories = [tmp_path / "study" / "runs" / name / "history.csv" for name in names]
     deadline = time.monotonic() + 240
-    while not history.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not all(path.is_file() for path in histories) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "stopped while three_none_seed0 was trained; the same command goes on" in printed
-    assert (history.parent / "state.safetensors").is_file()
+    assert f"stopped while {names[0]} and {names[1]} were trained; the same command goes on" in printed
+    for name, history in zip(names, histories):
+        assert f"\n{name}: epoch 1/2000, " in printed
+        assert (history.parent / "state.safetensors").is_file()
     assert not (tmp_path / "study" / "cells").exists()
-
-
-def test_what_a_cells_process_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    statuses = []
-
-    class Left:
-        def __init__(self, *_: object, **__: object) -> None:
-            self.returncode = statuses.pop(0)
-
-        def poll(self) -> int:
-            return self.returncode
-
-    def why(*given: int) -> str:
-        statuses[:] = given
-        return ablate._in_a_process([], Cell("two_none", 4), 0)
-
-    monkeypatch.setattr(subprocess, "Popen", Left)
-    with pytest.raises(Stopped, match="stopped while two_none_seed4 was trained"):
-        why(ablate.STOPPED)
-    assert why(0) == ""
-    assert why(2) == "status 2; it has said why"
-    assert why(-9, 0) == ""
-    assert "two_none_seed4 was ended by SIGKILL; going on with it once more" in capsys.readouterr().out
-    assert why(-9, -6) == "ended by SIGABRT, twice"
