@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from training.cell_training import train_cell
 from training.cells import Cell
 from training.data import SceneData, open_data
 from training.kept_scenes import KeptScenes, SceneBatch
+from training.locks import held
 from training.recipe import Recipe
 from training.schedule import Plan
 
@@ -157,7 +159,25 @@ def test_too_little_room_is_said_before_anything_is_drawn(tmp_path: Path, monkey
     found = opened()
     with pytest.raises(OSError, match=r"0\.0 GB, which must be at most half of what is free \(0\.0 GB\); --redraw"):
         found.keep(tmp_path, PLAN)
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.glob("*/*.scenes"))
+
+
+@pytest.mark.usefixtures("_blank")
+def test_what_another_process_draws_is_waited_for(tmp_path: Path) -> None:
+    opened().keep(tmp_path, PLAN)
+    [stream] = tmp_path.iterdir()
+    found = opened()
+    reading = threading.Thread(target=found.keep, args=(tmp_path, PLAN))
+    with held(stream / ".lock", wait=False):
+        last = stream / "00002.scenes"
+        records = last.read_bytes()
+        last.unlink()
+        reading.start()
+        reading.join(0.5)
+        assert reading.is_alive()
+        last.write_bytes(records[:-1] + b"\1")
+    reading.join(60)
+    assert last.read_bytes()[-1] == 1  # it was not drawn a second time
 
 
 @pytest.mark.parametrize("redraw", [False, True])
@@ -174,7 +194,7 @@ def test_the_cells_of_a_study_draw_ahead_unless_told_not_to(
     monkeypatch.setattr("training.run.train", train)
     with pytest.raises(Interrupted):
         train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), redraw=redraw)
-    files = sorted((tmp_path / "scenes").glob("seed3/*/*"))
+    files = sorted((tmp_path / "scenes").glob("seed3/*/*.scenes"))
     assert [path.name for path in files] == ([] if redraw else ["00000.scenes", "00001.scenes", "00002.scenes"])
     for path in files[2:]:
         records = path.read_bytes()
