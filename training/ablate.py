@@ -144,8 +144,6 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         raise ValueError(f"recipe {options.recipe} names no data of its own; add --data SPEC")
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it must be at least 1")
-    if not options.cell:
-        shares_of_cores(options.at_once)  # refuses what cannot be
     studies = [name for name in STUDIES if {name, "all"} & set(options.study)]
     names = configurations_of(studies)
     unknown = sorted(set(options.only) - set(names))
@@ -200,12 +198,14 @@ def _train_all(
     """Trains the cells that are not done -> those that could not be, and why.
 
     Raises:
-        Stopped: a signal asked it to stop; the cells under way are saved. ValueError: another process trains there.
+        Stopped: a signal asked it to stop; the cells under way are saved. ValueError: another process trains there,
+            or there are too few cores.
     """
+    shares = shares_of_cores(options.at_once)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         with held(options.out / LOCK, wait=False) as lock:
-            return _train_missing(recipe, cells, options, arguments, lock)
+            return _train_missing(recipe, cells, options, arguments, shares, lock)
     except BlockingIOError:
         raise ValueError(
             f"{options.out}: a study is being trained there by another process; wait for it, or give another --out"
@@ -213,7 +213,12 @@ def _train_all(
 
 
 def _train_missing(
-    recipe: Recipe, cells: Sequence[Cell], options: argparse.Namespace, arguments: Sequence[str], lock: int
+    recipe: Recipe,
+    cells: Sequence[Cell],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    shares: Sequence[Cores],
+    lock: int,
 ) -> dict[Cell, str]:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
@@ -222,7 +227,7 @@ def _train_missing(
 
     def begin(cell: Cell, cores: Cores) -> CellProcess:
         left = sum(amount for other, amount in work.items() if other not in {*done, *failed})
-        rate = options.at_once * _rate(done, work)
+        rate = len(shares) * _rate(done, work)
         told = f", {duration(left / rate)} left in all" if rate else ""
         number = cells.index(cell) + 1
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
@@ -230,7 +235,7 @@ def _train_missing(
         return CellProcess(cell, [*arguments, *redraw, "--cell", cell.name], cores, lock)
 
     in_a_row = 0
-    with closing(trained(waiting, begin, shares_of_cores(options.at_once))) as ends:
+    with closing(trained(waiting, begin, shares)) as ends:
         for cell, why in ends:
             in_a_row = in_a_row + 1 if why else 0
             if why:
@@ -286,7 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training.ablate: {stopped}")
         return STOPPED if options.cell else 0
     except (ValueError, OSError, Diverged) as error:
-        print(f"training.ablate: {' '.join(str(error).split())}", file=sys.stderr)
+        whose = f"{options.cell}: " if options.cell else ""  # one of several that may say something
+        print(f"training.ablate: {whose}{' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -235,6 +235,31 @@ def test_three_failures_in_a_row_end_a_study(
     assert "two_features_all_seed0 (and those after it: not tried after 3 failures in a row)" in error
 
 
+def test_cells_at_once_have_cores_of_their_own(study: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate, "shares_of_cores", lambda count: [[core] for core in range(count)])
+    given = []
+
+    class Running(Ended):
+        def __init__(self, cell: Cell, _arguments: Sequence[str], cores: object, _lock: int) -> None:
+            super().__init__(cell, 2)
+            given.append(cores)
+
+    monkeypatch.setattr(ablate, "CellProcess", Running)
+    command = [
+        "--study",
+        "feature-location",
+        "--seeds",
+        "1",
+        *study,
+        "--only",
+        "two_none",
+        "--only",
+        "two_features_all",
+    ]
+    assert ablate.main([*command, "--at-once", "2"]) == 2
+    assert given == [[0], [1]]
+
+
 def test_a_cell_without_a_split_to_score_it_on_is_not_trained(
     study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

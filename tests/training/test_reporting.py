@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ def test_an_epoch_is_a_line_with_its_figures_and_the_time_left(capsys: pytest.Ca
 )
 def test_durations(seconds: float, words: str) -> None:
     assert reporting.duration(seconds) == words
+
+
+def test_lines_of_one_of_several_processes_begin_with_its_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # what it was comes back
+    reporting.name_lines("two_none_seed0")
+    print("half of a line", end="")
+    print(", and the rest\n\nthe third")
+    bar = ProgressBar(Plan(1, 1, 0, 0), 4, 0)
+    assert not bar.console.is_terminal
+    bar.console.print("epoch 1/1")
+    assert capsys.readouterr().out.splitlines() == [
+        "two_none_seed0: half of a line, and the rest",
+        "two_none_seed0: ",
+        "two_none_seed0: the third",
+        "two_none_seed0: epoch 1/1",
+    ]
 
 
 def test_history_of_a_resumed_run_drops_what_is_repeated(tmp_path: Path) -> None:
