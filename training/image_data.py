@@ -99,6 +99,7 @@ class ImageData:
             def one_pass(number: tf.Tensor) -> tf.data.Dataset:
                 seed = tf.stack([tf.constant(recipe.seed), tf.cast(epoch * passes + number, tf.int32)])
                 skip = tf.where(tf.equal(number, unique // self.count), unique % self.count, 0)
+                tf.random.set_seed(1)  # this graph's: `shuffle` mixes it in, and would fail if the process's were 0
                 return source.references(sub_seed(seed, _PASS), skip)
 
             found = tf.data.Dataset.range(unique // self.count, passes).flat_map(one_pass)

@@ -79,6 +79,17 @@ def test_every_pass_has_every_image_once_in_another_order(spec: str) -> None:
     assert other != seen
 
 
+def test_batches_do_not_depend_on_the_seed_of_the_process(spec: str) -> None:
+    recipe = dataclasses.replace(RECIPE, batch_size=7)
+    tf.keras.utils.set_random_seed(5)
+    seen = identities(batches_of(spec, recipe)[1])
+    tf.keras.utils.set_random_seed(0)
+    assert identities(batches_of(spec, recipe)[1]) == seen
+    after = tf.random.uniform(())
+    tf.keras.utils.set_random_seed(0)
+    assert after == tf.random.uniform(()), "the process's own draws are not touched"
+
+
 def assert_same_from(spec: str, recipe: Recipe, first: int) -> None:
     _, whole = batches_of(spec, recipe)
     _, rest = batches_of(spec, recipe, first_step=first)
