@@ -37,7 +37,7 @@ endef
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-keras3 lint format train-digits train-baselines serve bench screenshots clean clean-all
+.PHONY: help setup demo test test-long test-slow test-keras3 lint format train-digits train-baselines serve bench screenshots clean clean-all
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -104,13 +104,16 @@ format: setup ## rewrite the code as lint wants it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test: lint ## lint, then every test but the slow ones, on the default stack
-	$(PY) -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+test: lint ## lint, then every test but the long and slow ones, on the default stack
+	$(PY) -m pytest $(PARALLEL) -m "not slow and not long" $(ARGS)
+
+test-long: setup ## the tests that take several seconds each: whole runs, many processes
+	$(PY) -m pytest $(PARALLEL) -m "long and not slow" $(ARGS)
 
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow $(ARGS)
 
-test-keras3: ## the tests of `make test` that hang on Keras most, on Keras 3 (all: ARGS='-m "not slow"')
+test-keras3: ## the tests that hang on Keras most, long ones too, on Keras 3 (all: ARGS='-m "not slow"')
 	@python=$$($(call find_python,$(VENV_KERAS3)/bin/python $(or $(PYTHON_KERAS3),python3.12 python3.13 python3),12,14)); \
 	if [ -n "$$python" ]; then \
 		$(MAKE) -s $(STAMP_KERAS3) && $(VENV_KERAS3)/bin/python -m pytest $(PARALLEL) -m "not slow and not one_stack" $(ARGS); \

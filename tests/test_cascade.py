@@ -160,6 +160,7 @@ def data_for(model: DynamicVisionTransformer) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((random_images(8), targets)).batch(4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [{"position_embedding": "learned"}, {"position_embedding": "sinusoid"}, TOKENS_TO_TOKEN],

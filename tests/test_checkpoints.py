@@ -88,6 +88,7 @@ def test_saving_again_replaces_the_folder(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.long
 def test_a_folder_given_as_a_link_or_relatively_is_replaced_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "latest").symlink_to(folder, target_is_directory=True)
     small_cascade(seed=1).save_to_preset(folder.parent / "latest")

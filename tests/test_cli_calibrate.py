@@ -56,6 +56,7 @@ def full_cost(folder: Path) -> float:
     return count_macs(DynamicVisionTransformer.from_preset(folder))[-1] / 1e9
 
 
+@pytest.mark.long
 def test_a_budget_is_kept_in_the_card(place: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     budget = 0.6 * full_cost(model)
     weights = (model / WEIGHTS_FILE).read_bytes()

@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_figures_are_those_computed_by_hand(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / "out"
     data = f"folder:{place / 'data'}"

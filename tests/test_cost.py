@@ -121,6 +121,7 @@ def test_a_model_costs_what_its_configuration_costs() -> None:
     assert dvt_tf.count_macs(model) == dvt_tf.count_macs(model.config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["dvt_t2t_vit_12", "dvt_t2t_vit_14", "dvt_deit_small"])
 @pytest.mark.parametrize("reuse", [NONE, BOTH])
 def test_the_real_graph_multiplies_as_counted(name: str, reuse: tuple[str, str]) -> None:

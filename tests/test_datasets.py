@@ -76,6 +76,7 @@ def test_unknown_splits_are_refused_with_what_there_is() -> None:
         datasets.load("digits", "dev", CARD, 8)
 
 
+@pytest.mark.long
 def test_folder_images_and_labels_are_the_cards(tmp_path: Path) -> None:
     make_folder(tmp_path, "train", 4, "JPEG")
     make_folder(tmp_path, "val", 5)
@@ -212,6 +213,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
         datasets.load(f"images:{tmp_path}/empty", "calibration", CARD, 4)
 
 
+@pytest.mark.long
 def test_sources_are_those_of_the_scenes() -> None:
     assert datasets.sources("folder:x", "val") is None
     found = datasets.sources("digits", "calibration")
@@ -232,6 +234,7 @@ def test_digits_are_the_scenes_themselves(monkeypatch: pytest.MonkeyPatch) -> No
     assert smaller.shape == (10, images.SIZE, images.SIZE, 3)
 
 
+@pytest.mark.long
 def test_tfds_reads_the_same_pixels_in_the_same_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("importlib_resources")  # TensorFlow Datasets needs it to read anything, and does not say so

@@ -207,6 +207,7 @@ def test_bmp_from_the_top_down_and_with_masks() -> None:
     assert np.abs(reference - rgba[..., :3]).max() > 50  # the alpha was there to be applied
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 9), (9, 1), (60_000, 1), (1, 60_000), (2, 30_001), (31, 32), (33, 32), (32, 32)]
 )
@@ -232,6 +233,7 @@ def test_any_size_and_shape(size: tuple[int, int], interpolation: str) -> None:
     assert difference.mean() <= 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -404,6 +406,7 @@ def _good_pixels() -> np.ndarray:
     return crop(_graph_files_once()["png"])[0][0]
 
 
+@pytest.mark.long
 def test_the_same_inside_a_function_a_data_set_and_a_saved_model(tmp_path: Path) -> None:
     contents = [*_graph_files().values(), *BAD_FILES.values()]
     expected, expected_valid = preprocessing.preprocess(contents, CARD)

@@ -335,6 +335,7 @@ def test_a_failed_export_leaves_nothing(
     assert list((tmp_path / "tiny").iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.one_stack
 def test_killed_at_any_moment_no_half_version_is_seen(tmp_path: Path) -> None:
     """SIGKILL between the steps of writing: what is there under a number is whole, and the next export cleans up."""

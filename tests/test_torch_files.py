@@ -299,6 +299,7 @@ def test_a_single_transformers_file(
     np.testing.assert_array_equal(heads["raw"], state["head.bias"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fixture", "preset"), [("DVT_T2t_vit_12", "dvt_t2t_vit_12"), ("DVT_Deit_small", "dvt_deit_small")]
 )

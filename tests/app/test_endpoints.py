@@ -73,6 +73,7 @@ def test_the_endpoints_say_what_they_take_and_give(client: Client) -> None:
             assert f"{parameter['parameter_name']}: " in endpoint["description"]
 
 
+@pytest.mark.long
 def test_route_decides_as_predict_does_and_runs_no_model(
     client: Client, handlers: Handlers, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_model_of_one_exit_takes_any_threshold_or_none() -> None:
     assert chosen_thresholds(one, 0.5, None, None).thresholds == []
 
 
+@pytest.mark.long
 def test_predict_batch_says_of_each_file_what_predict_says_of_it_alone(client: Client, pictures: list[Path]) -> None:
     files = [handle_file(str(path)) for path in pictures]
     for options in ({}, {"threshold": 0.0}, {"threshold": 0.2}, {"model": "pets", "budget": 1e-9}):

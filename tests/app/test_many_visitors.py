@@ -26,6 +26,7 @@ def address(digits_predictor: Predictor) -> Iterator[str]:
     page.close(verbose=False)
 
 
+@pytest.mark.long
 def test_fifty_at_once(address: str, digits_predictor: Predictor, tmp_path: Path) -> None:
     paths = []
     for seed in range(VISITORS):

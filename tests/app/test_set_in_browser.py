@@ -325,6 +325,7 @@ def test_the_plot_and_its_table(tab: Any, page: Page) -> None:
     expect(rows.nth(4)).to_contain_text("alone")
 
 
+@pytest.mark.long
 def test_other_models_have_their_own_sets(tab: Any) -> None:
     from playwright.sync_api import expect
 

@@ -54,6 +54,7 @@ def test_what_is_timed_is_the_exit(form: str) -> None:
         np.testing.assert_allclose(run(), model(images)[f"exit_{k + 1}"], atol=2e-5)
 
 
+@pytest.mark.long
 def test_the_table_of_the_folded_form(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forms = {"layers": 0.4, "float32": 0.1, "bfloat16": 0.05, "roofline": 1e-9}
     given(monkeypatch, inference, lambda key: forms[key[0] if isinstance(key, tuple) else key])
@@ -65,6 +66,7 @@ def test_the_table_of_the_folded_form(folder: str, tmp_path: Path, monkeypatch: 
     assert "takes 0.50 (0.50-0.50) of a float32 one" in (tmp_path / "out" / "inference.md").read_text()
 
 
+@pytest.mark.long
 def test_the_table_of_leaving_early(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Keys are exits, and names in the second table: one over the ideal, whose exits take 0.2, 0.4 and 0.6.
     given(monkeypatch, early_exit, lambda key: 0.2 * (key + 1) if isinstance(key, int) else 0.5)
@@ -136,6 +138,7 @@ def test_the_table_of_training(
     assert rows[8][3:] == ["9.00", "4.50", "1.50"]
 
 
+@pytest.mark.long
 def test_accuracy_against_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, throughput, lambda key: 1.0 + key)
     card = every.RESULTS / "digits_static_7_card.json"
@@ -151,6 +154,7 @@ def test_accuracy_against_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_agreement_of_both_precisions(tmp_path: Path) -> None:
     agreement.main(limit=256, out=tmp_path)
     rows = table(tmp_path / "agreement_1.csv")

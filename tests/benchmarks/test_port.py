@@ -17,6 +17,7 @@ from dvt_tf.cascade import DynamicVisionTransformer
 from tests.cascades import random_images, small_cascade
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [
@@ -64,6 +65,7 @@ def test_what_it_does_not_handle_is_refused(fields: dict[str, Any], message: str
         Port(small_cascade(**fields))
 
 
+@pytest.mark.long
 def test_the_table_of_the_baseline(tmp_path: Path) -> None:
     small_cascade(token_grids=(2, 3), depth=1).save_to_preset(tmp_path / "model")
     baseline.main(str(tmp_path / "model"), batch=2, rounds=1, out=tmp_path / "out")

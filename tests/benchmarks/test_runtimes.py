@@ -173,6 +173,7 @@ def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.long
 def test_every_runtime_that_is_here_has_our_logits(tmp_path: Path) -> None:
     names = [name for name in RUNTIMES if name != "PyTorch"]  # compiling takes too long
     found = compare(small_config(), (1, 4), 2, names, tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.training import Case, step_of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remat", [False, True])
 def test_what_is_timed_of_training_is_a_step_that_learns(remat: bool) -> None:
     step = step_of("dvt_tiny_digits", Case("", {"depth": 1, "token_grids": (7, 10)}, remat), "float32", 4)

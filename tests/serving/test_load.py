@@ -213,6 +213,7 @@ def check_load(
     assert per_batch > 2  # or nothing was tested of batching
 
 
+@pytest.mark.long
 def test_many_clients_and_a_new_version(
     server: RunningServer, rows: dict[tuple[str, bool], list[Row]], exported: Exported, folder: Path
 ) -> None:

@@ -99,6 +99,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
+@pytest.mark.long
 def test_a_study_from_nothing_to_its_report(
     study: list[str], here: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,6 +304,7 @@ def test_several_studies_are_one_set_of_cells(capsys: pytest.CaptureFixture[str]
     assert lines[-1].strip().startswith("7 cells")
 
 
+@pytest.mark.long
 def test_two_cells_at_once_are_stopped_by_a_signal_and_go_on(study: list[str], tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")

@@ -38,6 +38,7 @@ def recipe_file(folder: Path, augmentation: str = AUGMENTATION) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_every_row_has_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "figures.json"
     arguments = ["--recipe", recipe_file(tmp_path), "--images-per-second", "1000", "--out", str(out), *TINY]
@@ -61,6 +62,7 @@ def test_every_row_has_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert figures["versions"]["tensorflow"] == tf.__version__
 
 
+@pytest.mark.long
 def test_a_folder_and_a_recipe_that_varies_nothing(tmp_path: Path) -> None:
     data, out = make_folder(tmp_path / "data", train=2), tmp_path / "figures.json"
     recipe = recipe_file(tmp_path, augmentation="")

@@ -52,6 +52,7 @@ def test_validation_counts_every_image_once_on_any_number_of_devices(eight: dict
     assert eight["validated"]["one"][0] % 8  # an uneven last batch
 
 
+@pytest.mark.long
 def test_the_devices_can_be_checked() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
     told = check_devices(RECIPE, strategy).splitlines()
@@ -60,6 +61,7 @@ def test_the_devices_can_be_checked() -> None:
     assert told[3].startswith("3 steps of dvt_tiny_digits in float32: loss 4.")
 
 
+@pytest.mark.long
 def test_half_precision_follows_float32() -> None:
     fields = small_config(**TOKENS_TO_TOKEN, performer_dropout_rate=0.0, depth=1).to_dict()
     images = np.concatenate([random_images(8)] * 3)

@@ -64,6 +64,7 @@ def identities(batches: list[Any]) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.long
 def test_every_pass_has_every_image_once_in_another_order(spec: str) -> None:
     data, batches = batches_of(spec, dataclasses.replace(RECIPE, batch_size=7))
     assert data.count == 21
@@ -100,16 +101,19 @@ def assert_same_from(spec: str, recipe: Recipe, first: int) -> None:
             np.testing.assert_array_equal(targets[name], wanted_targets[name])
 
 
+@pytest.mark.long
 def test_batches_are_the_same_from_any_step_on(spec: str) -> None:
     # 13 steps are more than the images give: two passes an epoch, and a part of a third.
     recipe = dataclasses.replace(RECIPE, epochs=2, steps_per_epoch=13, held_out=0.3, repeated_augmentation=3)
     assert_same_from(spec, dataclasses.replace(recipe, augmentation=Augmentation(flip=True)), first=17)
 
 
+@pytest.mark.long
 def test_augmented_batches_are_the_same_from_any_step_on(folder: Path) -> None:
     assert_same_from(f"folder:{folder}", dataclasses.replace(RECIPE, epochs=2, augmentation=FULL), first=3)
 
 
+@pytest.mark.long
 def test_the_parts_of_several_machines_make_up_the_batches(spec: str) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, augmentation=Augmentation(flip=True, erase=0.5))
     _, whole = batches_of(spec, recipe)
@@ -119,6 +123,7 @@ def test_the_parts_of_several_machines_make_up_the_batches(spec: str) -> None:
         np.testing.assert_array_equal(np.concatenate([own[step][1]["exit_2"] for own in parts]), targets["exit_2"])
 
 
+@pytest.mark.long
 def test_repeated_images_are_augmented_anew(folder: Path) -> None:
     recipe = dataclasses.replace(RECIPE, batch_size=6, epochs=1, repeated_augmentation=3)
     _, batches = batches_of(f"folder:{folder}", recipe)
@@ -130,6 +135,7 @@ def test_repeated_images_are_augmented_anew(folder: Path) -> None:
     assert not np.array_equal(images[0], images[1])
 
 
+@pytest.mark.long
 def test_what_is_held_out_is_never_trained_on(spec: str, folder: Path) -> None:
     recipe = dataclasses.replace(RECIPE, held_out=0.3, epochs=1, batch_size=1)
     data, batches = batches_of(spec, recipe)
@@ -249,6 +255,7 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
         Plan.of(dataclasses.replace(RECIPE, batch_size=40), 21)
 
 
+@pytest.mark.long
 def test_tfds_is_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("importlib_resources")

@@ -49,6 +49,7 @@ def test_every_weight_gets_a_gradient_from_the_whole_objective() -> None:
         assert np.abs(np.asarray(gradient)).max() > 0, names[id(weight)]
 
 
+@pytest.mark.long
 def test_a_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = CascadeTrainer(small_cascade(), token_labels=True, distillation=0.5)
     trainer.build()

@@ -266,6 +266,7 @@ def test_half_precision_keeps_its_loss_scale() -> None:
     assert len(optimizer_variables(scaled)) >= len(optimizer_variables(plain)) + 2
 
 
+@pytest.mark.long
 def test_a_gradient_that_is_infinite_on_one_replica_leaves_the_step_out() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
     with strategy.scope():

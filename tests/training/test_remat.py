@@ -52,6 +52,7 @@ def assert_alike(found: dict[str, tf.Tensor], expected: dict[str, tf.Tensor]) ->
         np.testing.assert_allclose(found[name], gradient, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("precision", "fields"),
     [
@@ -78,6 +79,7 @@ def test_gradients_are_the_same_without_a_graph() -> None:
     assert_alike(gradients_of(model)(images), expected)
 
 
+@pytest.mark.long
 def test_gradients_are_the_same_on_two_devices() -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
     with strategy.scope():
@@ -144,6 +146,7 @@ def test_the_recipe_says_so_and_the_command_has_a_flag_for_it(monkeypatch: pytes
     assert [recipe.remat for recipe in given] == [False, True, True]
 
 
+@pytest.mark.long
 @pytest.mark.one_stack
 def test_a_run_may_go_on_with_it(tmp_path: Path) -> None:
     data = f"folder:{make_folder(tmp_path / 'pictures')}"

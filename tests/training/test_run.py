@@ -130,6 +130,7 @@ def _metadata(out: Path) -> dict[str, Any]:
         return json.loads(file.metadata()["progress"])
 
 
+@pytest.mark.long
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(whole_run: Path, data: str, tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="after step 3 of 15; add --resume"):
         train(PICTURES, data, tmp_path, "one", stop_after=3)
@@ -140,6 +141,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(whole_run: Pa
     assert [one["from_step"] for one in json.loads((tmp_path / "run.json").read_text())["started"]] == [0, 3]
 
 
+@pytest.mark.long
 @pytest.mark.one_stack
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(data: str, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
@@ -194,6 +196,7 @@ def test_a_terminal_that_closes_asks_to_stop_unless_it_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.long
 def test_a_signal_saves_and_leaves_with_status_0(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_signal_saves_and_leaves_with_status_0(
     assert _metadata(tmp_path)["step"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.one_stack
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,6 +227,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     assert _metadata(tmp_path)["step"] == 5
 
 
+@pytest.mark.long
 @pytest.mark.one_stack
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -242,6 +247,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(
     assert _metadata(tmp_path)["step"] == 5
 
 
+@pytest.mark.long
 def test_digits_train_every_weight_and_choose_thresholds(tmp_path: Path) -> None:
     model = train(DIGITS, "digits", tmp_path, "one")
     assert model.card["class_names"] == list("0123456789")

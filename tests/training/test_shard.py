@@ -402,6 +402,7 @@ def files_in(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+@pytest.mark.long
 def test_two_workers_write_what_one_writes(data: Path, tmp_path: Path) -> None:
     assert write(data, tmp_path / "one") == 0
     assert write(data, tmp_path / "two", "--workers", "2") == 0
