@@ -13,7 +13,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,7 @@ def _train_missing(
 ) -> dict[Cell, str]:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
+    _clear(options, cells, done)  # an earlier command may have been killed before it came to it
     failed: dict[Cell, str] = {}
     waiting = [cell for cell in cells if cell not in done]
 
@@ -246,12 +247,18 @@ def _train_missing(
                     waiting.clear()
                 continue
             done = outcomes(options.out, cells)
-            if not options.keep_runs:
-                shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
             write_results(options.out, _everything(options.out))
-            if all(other in done for other in cells if other.seed == cell.seed):
-                shutil.rmtree(scenes_of(options.out, cell.seed), ignore_errors=True)
+            _clear(options, cells, done)
     return failed
+
+
+def _clear(options: argparse.Namespace, cells: Sequence[Cell], done: Mapping[Cell, Outcome]) -> None:
+    """Removes what nothing needs any more: the runs of cells that are done, the scenes of seeds that are."""
+    if not options.keep_runs:
+        for cell in done:
+            shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
+    for seed in {cell.seed for cell in cells} - {cell.seed for cell in cells if cell not in done}:
+        shutil.rmtree(scenes_of(options.out, seed), ignore_errors=True)
 
 
 def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:

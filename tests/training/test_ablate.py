@@ -157,6 +157,21 @@ def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(
     assert sorted(path.name for path in scenes.iterdir()) == ["seed1"]
 
 
+def test_what_a_killed_command_left_of_done_cells_goes_with_the_next_one(
+    study: list[str], quick: list[int], tmp_path: Path
+) -> None:
+    arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
+    quick.extend([0, 2])  # seed 1 fails
+    assert ablate.main(arguments) == 2
+    out = tmp_path / "study"
+    for left in ("runs/two_none_seed0", "runs/two_none_seed1", "scenes/seed0", "scenes/seed1"):
+        (out / left).mkdir(parents=True)
+    quick.append(2)
+    assert ablate.main(arguments) == 2
+    assert [path.name for path in (out / "runs").iterdir()] == ["two_none_seed1"]  # to be gone on with
+    assert [path.name for path in (out / "scenes").iterdir()] == ["seed1"]
+
+
 def test_scenes_are_not_drawn_ahead_for_a_single_cell(tmp_path: Path) -> None:
     cells = ablate.cells_of(["two_none", "two_features_all"], 2)
     assert ablate._shares_scenes(tmp_path, cells[0], cells, [])
