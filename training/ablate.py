@@ -13,7 +13,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from training.cell_processes import STOPPED, CellProcess, Cores, shares_of_cores
 from training.cell_training import config_of, described, images_of, recipe_of, scenes_of, start_of, train_cell, work_of
 from training.cells import (
     KEPT,
+    RESULTS_FILE,
     RUNS,
     Cell,
     Outcome,
@@ -222,7 +223,7 @@ def _train_missing(
 ) -> dict[Cell, str]:
     work = {cell: work_of(recipe_of(recipe, cell), 1) for cell in cells}
     done = outcomes(options.out, cells)
-    _clear(options, cells, done)  # an earlier command may have been killed before it came to it
+    _remove_scenes(options.out, cells, done)  # an earlier command may have been killed before it came to it
     failed: dict[Cell, str] = {}
     waiting = [cell for cell in cells if cell not in done]
 
@@ -247,18 +248,20 @@ def _train_missing(
                     waiting.clear()
                 continue
             done = outcomes(options.out, cells)
-            write_results(options.out, _everything(options.out))
-            _clear(options, cells, done)
+            if not options.keep_runs:
+                shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
+            _remove_scenes(options.out, cells, done)
+            try:
+                write_results(options.out, _everything(options.out))
+            except OSError as error:  # a table that the next cell, or the report, writes anew
+                print(f"training.ablate: {RESULTS_FILE} could not be written ({error})", file=sys.stderr, flush=True)
     return failed
 
 
-def _clear(options: argparse.Namespace, cells: Sequence[Cell], done: Mapping[Cell, Outcome]) -> None:
-    """Removes what nothing needs any more: the runs of cells that are done, the scenes of seeds that are."""
-    if not options.keep_runs:
-        for cell in done:
-            shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
+def _remove_scenes(out: Path, cells: Sequence[Cell], done: Collection[Cell]) -> None:
+    """Of the seeds whose cells are all done."""
     for seed in {cell.seed for cell in cells} - {cell.seed for cell in cells if cell not in done}:
-        shutil.rmtree(scenes_of(options.out, seed), ignore_errors=True)
+        shutil.rmtree(scenes_of(out, seed), ignore_errors=True)
 
 
 def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:

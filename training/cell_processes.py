@@ -121,7 +121,7 @@ def trained(
                     yield running.pop(place).cell, why
                 if not ended:
                     time.sleep(_LOOK)
-        except Stopped:
+        except (Exception, GeneratorExit):  # or who takes the results failed: what the cells have is saved all the same
             for one in running.values():
                 one.stop()
             for one in running.values():

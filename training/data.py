@@ -142,12 +142,12 @@ class SceneData:
             OSError: there is no room for them, or a file cannot be written.
         """
         stream = folder / self._stream()
-        for other in folder.glob("*"):
-            if other != stream:
-                shutil.rmtree(other)
         stream.mkdir(parents=True, exist_ok=True)
         kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
-        with held(stream / ".lock", wait=True):
+        with held(folder / ".lock", wait=True):
+            for other in folder.iterdir():
+                if other.is_dir() and other != stream:
+                    shutil.rmtree(other)
             self._draw_ahead(kept, folder)
         self._kept = kept
 

@@ -13,7 +13,7 @@ from tensorflow import keras
 
 from dvt_tf import DynamicVisionTransformer, datasets
 from dvt_tf.calibration import calibrated, chosen
-from dvt_tf.checkpoints import assign_state, state_of
+from dvt_tf.checkpoints import assign_state, state_of, weights_digest
 from dvt_tf.evaluation import summary
 from dvt_tf.freed_memory import keep_freed_memory
 from dvt_tf.results import exit_results
@@ -114,6 +114,8 @@ class Run:
         self.cascade = trainer.cascade
         self.chief = devices.is_chief(strategy)
         self.described = {**dataclasses.asdict(recipe), "data": _identity(data, found)}
+        if origin := self.cascade.card["provenance"].get("started_from_weights"):
+            self.described["started_from_weights"] = origin
         del self.described["remat"]  # how a step is computed, not what: it may differ from start to start
         self.progress = Progress()
         self.shadow: ShadowWeights
@@ -281,7 +283,7 @@ def start_weights(cascade: DynamicVisionTransformer, start_from: str) -> dict[st
     if origin.card["class_names"] != cascade.card["class_names"]:
         state |= {name: value for name, value in state_of(cascade).items() if of_a_head(name)}
     assign_state(cascade, state, f"--start-from {start_from}")
-    return {"started_from": origin.card["provenance"]}
+    return {"started_from": origin.card["provenance"], "started_from_weights": weights_digest(origin)}
 
 
 def complete_card(model: DynamicVisionTransformer, recipe: Recipe, data: str, found: TrainingData) -> None:

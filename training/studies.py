@@ -139,25 +139,44 @@ STUDIES: dict[str, Study] = {
 class Claim(NamedTuple):
     """A claim of the paper as a difference at the second exit: what `more` has over `less`.
 
-    most: in points, where the claim is that the difference is small as well.
+    most: in points, where the claim is that the difference is small as well. base: what `more` must be better than
+    too, where the claim is about how much it helps: doing less harm is no help.
     """
 
     says: str
     more: str
     less: str
     most: float | None = None
+    base: str = ""
 
 
 CLAIMS: tuple[Claim, ...] = (
     Claim("feature reuse helps the second exit", "two_features_all", "two_none"),
     Claim("relationship reuse helps the second exit", "two_relationships_all", "two_none"),
-    Claim("features matter more in shallow blocks than in deep ones", "two_features_shallow", "two_features_deep"),
+    Claim(
+        "features matter more in shallow blocks than in deep ones",
+        "two_features_shallow",
+        "two_features_deep",
+        base="two_none",
+    ),
     Claim(
         "relationships matter more in shallow blocks than in deep ones",
         "two_relationships_shallow",
         "two_relationships_deep",
+        base="two_none",
     ),
-    Claim("more source blocks help, and only slightly", "two_relationships_all", "two_source_shallow", most=1.0),
+    Claim(
+        "all source blocks help more than the shallow half, and only slightly",
+        "two_relationships_all",
+        "two_source_shallow",
+        most=1.0,
+    ),
+    Claim(
+        "all source blocks help more than the deep half, and only slightly",
+        "two_relationships_all",
+        "two_source_deep",
+        most=1.0,
+    ),
 )
 
 

@@ -18,6 +18,7 @@ from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
 
 REPORT_FILE = "report.md"
 _BUDGETS = 25  # of a curve
+_LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and the interval by Student's t then means nothing
 _COLOURS = ("#1f4e9c", "#c9660a", "#1b7f5c", "#b0306a", "#5b53b0")
 
 Found = Mapping[Cell, Outcome]
@@ -48,6 +49,9 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         headings, cells = table(study, rows, found, groups)
         _write_csv(out / f"{name}.csv", headings, cells)
         parts += [f"## {study.title}", _markdown(headings, cells)]
+        missing = _missing(study, found)
+        if missing:
+            parts.append(f"Not done, so that rows stand on different seeds: {'; '.join(missing)}.")
         if name == "curves":
             plot_budgets(out / "curves.png", out / "curves_points.csv", rows, found, data)
             parts.append("![Accuracy against mean cost](curves.png)")
@@ -59,6 +63,15 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         parts += ["## The paper's claims at the second exit", "\n".join(f"- {line}" for line in claims if line)]
     with written_whole(out / REPORT_FILE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _missing(study: Study, found: Found) -> list[str]:
+    """Rows, in words, that lack seeds which other rows of the study have."""
+    every = sorted({seed for row in study.rows for seed in seeds_of(found, row)})
+    lacking = {row: [seed for seed in every if seed not in seeds_of(found, row)] for row in study.rows}
+    return [
+        f"{CONFIGURATIONS[row].says} (seed {', '.join(map(str, seeds))})" for row, seeds in lacking.items() if seeds
+    ]
 
 
 def _versions(outcome: Outcome) -> str:
@@ -93,7 +106,7 @@ def table(
         "seeds",
         f"over {against!r}, last exit",
     ]
-    headings += ["paper: exit 1 / 2", f"paper: over {against!r}"] if published else []
+    headings += ["paper, ImageNet: exit 1 / 2", f"paper, ImageNet: over {against!r}"] if published else []
     cells = []
     for row in rows:
         seeds = seeds_of(found, row)
@@ -121,30 +134,53 @@ def table(
 def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
     """A claim, the difference that it is about, and what that says of it; "" where nothing is known."""
     gap = difference(found, claim.more, claim.less, 1, groups)
-    if gap is None:
+    base = difference(found, claim.more, claim.base, 1, groups) if claim.base else None
+    if gap is None or (claim.base and base is None):
         return ""
-    return f"{claim.says}: {show(gap)} points over {len(gap.by_seed)} seeds: **{verdict(claim, gap)}**"
+    own = f", and {show(base)} over {CONFIGURATIONS[claim.base].says!r}" if base else ""
+    return f"{claim.says}: {show(gap)} points over {_seeds(len(gap.by_seed))}{own}: **{verdict(claim, gap, base)}**"
 
 
-def verdict(claim: Claim, gap: Difference) -> str:
-    """Whether it holds here: only what both intervals say is taken as shown."""
-    if len(gap.by_seed) < 2:
-        return "one seed says nothing about it"
-    low, high = 100 * min(gap.low, gap.t_low), 100 * max(gap.high, gap.t_high)
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _both(gap: Difference) -> tuple[float, float]:
+    """The ends of both intervals together, in points."""
+    return 100 * min(gap.low, gap.t_low), 100 * max(gap.high, gap.t_high)
+
+
+def verdict(claim: Claim, gap: Difference, base: Difference | None = None) -> str:
+    """Whether it holds here: only what both intervals say is taken as shown.
+
+    Args:
+        base: what the claim's `more` has over its `base`, where it has one.
+    """
+    fewest = min(len(one.by_seed) for one in (gap, base or gap))
+    if fewest < _LEAST_SEEDS:
+        return f"{_seeds(fewest)} can say nothing about it"
+    low, high = _both(gap)
     if high < 0:
         return "the opposite holds here"
     if claim.most is not None:
         if high <= claim.most:
             return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:g} points"
+        if low > claim.most:
+            return "more helps here, and not only slightly"
         return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
-    if low > 0:
-        return "holds here"
-    return "not shown here: the difference is within the noise"
+    if low <= 0:
+        return f"not shown here: the difference is within the noise, which hides up to {(high - low) / 2:.1f} points"
+    if base and _both(base)[1] < 0:
+        return "not shown here: it only does less harm"
+    if base and _both(base)[0] <= 0:
+        return "not shown here: whether it helps at all is within the noise"
+    return "holds here"
 
 
 def show(gap: Difference) -> str:
     """`+1.42 (0.90 to 1.95) [0.11 to 2.73]`, in points."""
-    brackets = f" [{100 * gap.t_low:.2f} to {100 * gap.t_high:.2f}]" if len(gap.by_seed) > 1 else " [one seed]"
+    count = len(gap.by_seed)
+    brackets = f" [{100 * gap.t_low:.2f} to {100 * gap.t_high:.2f}; {_seeds(count)}]" if count > 1 else " [one seed]"
     return f"{100 * gap.mean:+.2f} ({100 * gap.low:.2f} to {100 * gap.high:.2f}){brackets}"
 
 

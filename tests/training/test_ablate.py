@@ -157,7 +157,7 @@ def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(
     assert sorted(path.name for path in scenes.iterdir()) == ["seed1"]
 
 
-def test_what_a_killed_command_left_of_done_cells_goes_with_the_next_one(
+def test_scenes_that_a_killed_command_left_go_with_the_next_one_and_kept_models_stay(
     study: list[str], quick: list[int], tmp_path: Path
 ) -> None:
     arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
@@ -168,8 +168,28 @@ def test_what_a_killed_command_left_of_done_cells_goes_with_the_next_one(
         (out / left).mkdir(parents=True)
     quick.append(2)
     assert ablate.main(arguments) == 2
-    assert [path.name for path in (out / "runs").iterdir()] == ["two_none_seed1"]  # to be gone on with
+    assert sorted(path.name for path in (out / "runs").iterdir()) == ["two_none_seed0", "two_none_seed1"]
     assert [path.name for path in (out / "scenes").iterdir()] == ["seed1"]
+
+
+def test_a_table_that_cannot_be_written_ends_no_training(
+    study: list[str],
+    quick: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write, errors = ablate.write_results, [OSError("No space left on device")]
+
+    def full_at_first(out: Path, found: dict[Cell, Outcome]) -> None:
+        if errors:
+            raise errors.pop()
+        write(out, found)
+
+    monkeypatch.setattr(ablate, "write_results", full_at_first)
+    assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 0
+    assert "results.csv could not be written (No space left on device)" in capsys.readouterr().err
+    assert [row["seed"] for row in rows_of(tmp_path / "study" / "results.csv")] == ["0", "1"]
 
 
 def test_scenes_are_not_drawn_ahead_for_a_single_cell(tmp_path: Path) -> None:

@@ -132,13 +132,18 @@ def _blank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SceneData, "_drawn", drawn)
 
 
+def folders_in(path: Path) -> list[Path]:
+    return [one for one in path.iterdir() if one.is_dir()]
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"curriculum_images": 24}, {"batch_size": 2}])
 @pytest.mark.usefixtures("_blank")
 def test_scenes_of_another_stream_are_not_taken(changes: dict[str, int], tmp_path: Path) -> None:
     opened().keep(tmp_path, PLAN)
-    [before] = tmp_path.iterdir()
+    (tmp_path / "notes.txt").touch()  # what is none of its own is let be
+    [before] = folders_in(tmp_path)
     opened(dataclasses.replace(RECIPE, **changes)).keep(tmp_path, PLAN)
-    [after] = tmp_path.iterdir()
+    [after] = folders_in(tmp_path)
     assert before.name != after.name
 
 
@@ -165,10 +170,10 @@ def test_too_little_room_is_said_before_anything_is_drawn(tmp_path: Path, monkey
 @pytest.mark.usefixtures("_blank")
 def test_what_another_process_draws_is_waited_for(tmp_path: Path) -> None:
     opened().keep(tmp_path, PLAN)
-    [stream] = tmp_path.iterdir()
+    [stream] = folders_in(tmp_path)
     found = opened()
     reading = threading.Thread(target=found.keep, args=(tmp_path, PLAN))
-    with held(stream / ".lock", wait=False):
+    with held(stream.parent / ".lock", wait=False):
         last = stream / "00002.scenes"
         records = last.read_bytes()
         last.unlink()

@@ -286,6 +286,8 @@ def test_an_existing_run_is_not_overwritten_and_another_one_is_refused(whole_run
     other = dataclasses.replace(PICTURES, learning_rate=0.5)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.01 there, 0\.5 here"):
         train(other, data, whole_run, "one", resume=True)
+    with pytest.raises(ValueError, match="started_from_weights: None there"):
+        train(PICTURES, data, whole_run, "one", resume=True, start_from=str(whole_run / "model"))
     finished = (whole_run / "model" / CARD_FILE).read_bytes()
     train(PICTURES, data, whole_run, "one", resume=True)  # nothing is left to do
     assert (whole_run / "model" / CARD_FILE).read_bytes() == finished

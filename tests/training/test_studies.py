@@ -45,7 +45,8 @@ def test_every_study_is_made_of_configurations_and_the_same_one_is_trained_once(
         assert set(study.rows) <= set(CONFIGURATIONS)
     assert configurations_of(list(STUDIES)) == list(CONFIGURATIONS)
     assert len(configurations_of(["feature-location", "relationship-location"])) == 7
-    assert {name for claim in CLAIMS for name in (claim.more, claim.less)} <= set(CONFIGURATIONS)
+    compared = {name for claim in CLAIMS for name in (claim.more, claim.less, claim.base or claim.less)}
+    assert compared <= set(CONFIGURATIONS)
 
 
 def test_what_a_preset_cannot_be_is_refused() -> None:
@@ -142,7 +143,7 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     assert [row["what"] for row in table] == [CONFIGURATIONS[name].says for name in STUDIES["feature-location"].rows]
     last = [found[Cell("two_features_all", seed)].top1() for seed in range(3)]
     assert table[3]["exit 2"].startswith(f"{100 * np.mean(last, 0)[1]:.2f} ± {100 * np.std(last, 0, ddof=1)[1]:.2f}")
-    assert (table[3]["seeds"], table[3]["paper: over 'no reuse'"]) == ("3", "+1.62")
+    assert (table[3]["seeds"], table[3]["paper, ImageNet: over 'no reuse'"]) == ("3", "+1.62")
     curves = rows_of(tmp_path / "curves.csv")
     assert [row["exit 2"] != "" for row in curves] == [True, True, False, True, False]  # one alone, under its exit
     points = rows_of(tmp_path / "curves_points.csv")
@@ -162,6 +163,8 @@ def test_a_study_that_is_not_done_yet_shows_what_there_is(tmp_path: Path) -> Non
     found = {cell: one for cell, one in all_found(1).items() if cell.configuration in ("two_none", "two_features_deep")}
     study_report.write(tmp_path, ["feature-location", "reuse"], found, "digits", None)
     assert [row["seeds"] for row in rows_of(tmp_path / "feature-location.csv")] == ["1", "1"]
+    told = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Not done, so that rows stand on different seeds: features, shallow half of the downstream blocks" in told
     assert not (tmp_path / "reuse.csv").exists()
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "[one seed]" in report
@@ -176,11 +179,12 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
     ("fields", "most", "says"),
     [
         ((0.02, 0.01, 0.015), None, "holds here"),
-        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise"),
+        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise, which hides up to 3.0 points"),
         ((-0.02, 0.01, 0.015), None, "the opposite holds here"),
         ((0.004, 0.003, 0.0035), 1.0, "holds here"),
         ((0.001, 0.003, 0.0035), 1.0, "not shown here; if there is a gain, it is below 1 points"),
-        ((0.02, 0.005, 0.006), 1.0, "more helps here, but not shown to be slight"),
+        ((0.02, 0.005, 0.006), 1.0, "more helps here, and not only slightly"),
+        ((0.01, 0.005, 0.006), 1.0, "more helps here, but not shown to be slight"),
         ((0.004, 0.02, 0.02), 1.0, "not shown here"),
     ],
 )
@@ -188,9 +192,26 @@ def test_verdicts(fields: tuple[float, float, float], most: float | None, says: 
     assert study_report.verdict(Claim("", "", "", most), gap(*fields)) == says
 
 
-def test_one_seed_is_no_verdict() -> None:
+def test_fewer_than_three_seeds_are_no_verdict() -> None:
     single = Difference(0.02, 0.01, 0.03, (0.02,), -np.inf, np.inf)
-    assert study_report.verdict(Claim("", "", ""), single) == "one seed says nothing about it"
+    assert study_report.verdict(Claim("", "", ""), single) == "1 seed can say nothing about it"
+    two = Difference(0.02, 0.01, 0.03, (0.02, 0.02), 0.01, 0.03)
+    assert study_report.verdict(Claim("", "", ""), two) == "2 seeds can say nothing about it"
+    claim, more = Claim("", "", "", base="two_none"), gap(0.02, 0.01, 0.015)
+    assert study_report.verdict(claim, more, single) == "1 seed can say nothing about it"
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ((0.02, 0.01, 0.015), "holds here"),
+        ((-0.02, 0.01, 0.015), "not shown here: it only does less harm"),
+        ((0.01, 0.01, 0.015), "not shown here: whether it helps at all is within the noise"),
+    ],
+)
+def test_less_harm_is_no_help(base: tuple[float, float, float], says: str) -> None:
+    claim = Claim("", "", "", base="two_none")
+    assert study_report.verdict(claim, gap(0.04, 0.01, 0.015), gap(*base)) == says
 
 
 def test_the_results_are_one_table(tmp_path: Path) -> None:
