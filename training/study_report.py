@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         f"{' or '.join(f'{count:,}' for count in tests)} test images. Top-1 in %, the mean over the seeds and their "
         "standard deviation. Differences are in points, between runs of the same seed on the same images, with a 95 % "
         "bootstrap interval over seeds and images, and in brackets the other by Student's t over the seeds. "
-        "Cost in GFLOPs (multiply-adds, as the paper counts).",
+        "Cost in GFLOPs (multiply-adds, as the paper counts). Exits are alike as far as the last one is right where "
+        "the first one is: the correlation of their right answers.",
         f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
     for name in studies:
@@ -102,6 +104,7 @@ def table(
     headings = [
         "what",
         *(f"exit {k + 1}" for k in range(study.exits)),
+        "exits alike",
         "GFLOPs",
         "seeds",
         f"over {against!r}, last exit",
@@ -112,13 +115,21 @@ def table(
         seeds = seeds_of(found, row)
         shares = np.stack([found[Cell(row, seed)].top1() for seed in seeds])  # (S, K)
         first = found[Cell(row, seeds[0])]
-        shown = [mean_and_deviation(shares[:, k]) for k in range(shares.shape[1])]
+        shown = [mean_and_deviation(100 * shares[:, k]) for k in range(shares.shape[1])]
         # A single Transformer stands under the exit whose tokens it has.
         alone = CONFIGURATIONS[row].alone
         shown = [""] * (alone or 0) + shown
         shown += [""] * (study.exits - len(shown))
         gap = difference(found, row, study.against, -1, groups) if row != study.against and alone is None else None
-        line = [CONFIGURATIONS[row].says, *shown, f"{first.gmacs[-1]:.4f}", f"{len(seeds)}", show(gap) if gap else ""]
+        alike = mean_and_deviation(np.array([likeness(found[Cell(row, seed)]) for seed in seeds]))
+        line = [
+            CONFIGURATIONS[row].says,
+            *shown,
+            alike if alone is None else "",
+            f"{first.gmacs[-1]:.4f}",
+            f"{len(seeds)}",
+            show(gap) if gap else "",
+        ]
         if published:
             own, base = CONFIGURATIONS[row].published, CONFIGURATIONS[study.against].published
             assert own is not None
@@ -131,6 +142,17 @@ def table(
     return headings, cells
 
 
+def likeness(outcome: Outcome) -> float:
+    """How much the last exit is right where the first one is: the correlation of their right answers on the test split.
+
+    Two exits that say the same have 1, two that err on images of their own 0.
+    """
+    first, last = outcome.correct["test"][:, 0], outcome.correct["test"][:, -1]
+    if first.all() or last.all() or not first.any() or not last.any():
+        return math.nan
+    return float(np.corrcoef(first, last)[0, 1])
+
+
 def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
     """A claim, the difference that it is about, and what that says of it; "" where nothing is known."""
     gap = difference(found, claim.more, claim.less, 1, groups)
@@ -138,7 +160,7 @@ def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
     if gap is None or (claim.base and base is None):
         return ""
     own = f", and {show(base)} over {CONFIGURATIONS[claim.base].says!r}" if base else ""
-    return f"{claim.says}: {show(gap)} points over {_seeds(len(gap.by_seed))}{own}: **{verdict(claim, gap, base)}**"
+    return f"{claim.says}: {show(gap)} points{own}: **{verdict(claim, gap, base)}**"
 
 
 def _seeds(count: int) -> str:
@@ -184,10 +206,10 @@ def show(gap: Difference) -> str:
     return f"{100 * gap.mean:+.2f} ({100 * gap.low:.2f} to {100 * gap.high:.2f}){brackets}"
 
 
-def mean_and_deviation(shares: np.ndarray) -> str:
-    """Shares (S,) of several seeds as `61.23 ± 0.45` in %, of one as `61.23`."""
-    deviation = f" ± {100 * shares.std(ddof=1):.2f}" if len(shares) > 1 else ""
-    return f"{100 * shares.mean():.2f}{deviation}"
+def mean_and_deviation(values: np.ndarray) -> str:
+    """Values (S,) of several seeds as `61.23 ± 0.45`, of one as `61.23`."""
+    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{deviation}"
 
 
 def budgeted(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:

@@ -144,7 +144,9 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     last = [found[Cell("two_features_all", seed)].top1() for seed in range(3)]
     assert table[3]["exit 2"].startswith(f"{100 * np.mean(last, 0)[1]:.2f} ± {100 * np.std(last, 0, ddof=1)[1]:.2f}")
     assert (table[3]["seeds"], table[3]["paper, ImageNet: over 'no reuse'"]) == ("3", "+1.62")
+    assert table[3]["exits alike"].count("±") == 1
     curves = rows_of(tmp_path / "curves.csv")
+    assert [row["exits alike"] != "" for row in curves] == [True, True, False, False, False]
     assert [row["exit 2"] != "" for row in curves] == [True, True, False, True, False]  # one alone, under its exit
     points = rows_of(tmp_path / "curves_points.csv")
     assert {(row["configuration"], row["seed"]) for row in points} == {
@@ -157,6 +159,16 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     for name in (*STUDIES,):
         plot = (tmp_path / f"{name}.png").read_bytes()
         assert plot.startswith(b"\x89PNG")
+
+
+def test_exits_that_say_the_same_are_alike() -> None:
+    one = outcome((0.5, 0.5), 0)  # the same hardness decides both
+    assert study_report.likeness(one) == pytest.approx(1)
+    own = one.correct["test"].copy()
+    own[:, 1] = np.random.default_rng(1).random(IMAGES) < 0.5
+    assert abs(study_report.likeness(dataclasses.replace(one, correct={"test": own}))) < 0.3
+    own[:, 1] = True
+    assert np.isnan(study_report.likeness(dataclasses.replace(one, correct={"test": own})))
 
 
 def test_a_study_that_is_not_done_yet_shows_what_there_is(tmp_path: Path) -> None:
