@@ -62,7 +62,7 @@ def train(
 
     Raises:
         ValueError, FileNotFoundError: the data or what to start from is not there or does not fit, or `out` holds a run
-            and `resume` is False, or one of another recipe or data.
+            and `resume` is False, or one of another recipe, data or start.
         Stopped: it was asked to stop, and has saved its state. Diverged: the loss is no number any more.
         OSError: the state cannot be saved; the one before is kept.
     """

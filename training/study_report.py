@@ -200,7 +200,7 @@ def verdict(claim: Claim, gap: Difference, base: Difference | None = None) -> st
 
 
 def show(gap: Difference) -> str:
-    """`+1.42 (0.90 to 1.95) [0.11 to 2.73]`, in points."""
+    """`+1.42 (0.90 to 1.95) [0.11 to 2.73; 3 seeds]`, in points."""
     count = len(gap.by_seed)
     brackets = f" [{100 * gap.t_low:.2f} to {100 * gap.t_high:.2f}; {_seeds(count)}]" if count > 1 else " [one seed]"
     return f"{100 * gap.mean:+.2f} ({100 * gap.low:.2f} to {100 * gap.high:.2f}){brackets}"

@@ -197,20 +197,6 @@ def test_a_file_is_called_as_its_caller_calls_it_and_its_folder_is_not_told(addr
     assert "gradio/" not in answer
 
 
-def assert_same(found: Any, wanted: Any) -> None:
-    """But for the last digit of a float32, which may be another where the same numbers lie elsewhere in memory."""
-    if isinstance(wanted, float):
-        assert found == pytest.approx(wanted, rel=1e-5)
-        return
-    if not isinstance(wanted, (list, dict)):
-        assert found == wanted
-        return
-    assert type(found) is type(wanted)
-    assert len(found) == len(wanted)
-    for key in wanted if isinstance(wanted, dict) else range(len(wanted)):
-        assert_same(found[key], wanted[key])
-
-
 def test_two_clients_in_turns_see_nothing_of_each_other(address: str, pictures: list[Path]) -> None:
     first, second = Client(address, verbose=False), Client(address, verbose=False)
     image, files = handle_file(str(pictures[0])), [handle_file(str(path)) for path in pictures]
@@ -222,11 +208,12 @@ def test_two_clients_in_turns_see_nothing_of_each_other(address: str, pictures: 
             client.submit(GOOD, threshold, "pets", api_name="/route"),
         ]
 
-    alone = [
-        [job.result() for job in calls(client, threshold, model)]
-        for client, threshold, model in ((first, 0.0, None), (second, 2.0, "pets"))
-    ]
+    for _ in range(2):  # the first call of a shape may differ from all later ones in float32's last digit
+        alone = [
+            [job.result() for job in calls(client, threshold, model)]
+            for client, threshold, model in ((first, 0.0, None), (second, 2.0, "pets"))
+        ]
     jobs = [(calls(first, 0.0, None), calls(second, 2.0, "pets")) for _ in range(4)]
     for pair in jobs:
-        assert_same([[job.result() for job in some] for some in pair], alone)
+        assert [[job.result() for job in some] for some in pair] == alone
     assert [alone[0][0]["exit"], alone[1][0]["exit"]] == [1, 2]
