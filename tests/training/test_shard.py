@@ -18,7 +18,7 @@ from dvt_tf import datasets, image_files
 from dvt_tf.preprocessing import decode_image
 from dvt_tf.shards import MANIFEST_FILE, Shard, names_in, read_manifest, read_shard_set, records, sidecar_path
 from tests import images
-from training import shard
+from training import shard_work
 from training.shard import main
 
 pytestmark = pytest.mark.one_stack
@@ -381,7 +381,7 @@ def test_an_interrupt_leaves_what_is_finished(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    read = shard._contents
+    read = shard_work._contents
     calls: list[Path] = []
 
     def read_until_interrupted(path: Path) -> bytes | None:
@@ -390,7 +390,7 @@ def test_an_interrupt_leaves_what_is_finished(
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(shard, "_contents", read_until_interrupted)
+    monkeypatch.setattr(shard_work, "_contents", read_until_interrupted)
     assert write(data, out) == 130
     assert "interrupted; the same command goes on" in one_line(capsys)
     assert state(out)
