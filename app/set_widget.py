@@ -18,7 +18,8 @@ import gradio as gr
 import numpy as np
 
 from app.routing import SLIDER_END, SLIDER_STEP
-from app.test_set import SIDE, SPRITE_COLUMNS, TestSet
+from app.test_images import SIDE, SPRITE_COLUMNS
+from app.test_set import TestSet
 
 CSS_PATH = Path(__file__).with_name("test_set.css")
 JS = Path(__file__).with_name("test_set.js").read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ were left out unless whoever asks for it takes note of them, and no image is eve
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dvt_tf import image_files, preprocessing
+from dvt_tf import folders, preprocessing, tfds_data
 from dvt_tf.digits import DIGITS
 from dvt_tf.scenes import SCENES, EmbeddedData
 from dvt_tf.shapes import SHAPES
@@ -32,7 +31,6 @@ OnDamaged = Callable[[list[str]], None]
 SPLITS = ("train", "val", "calibration", "test")
 EMBEDDED: dict[str, EmbeddedData] = {"digits": DIGITS, "shapes": SHAPES}
 KINDS = f"{', '.join(EMBEDDED)}, folder:PATH, shards:PATH, tfds:NAME or images:PATH"
-_CALIBRATION_SHARE, _TEST_SHARE = 0.4, 0.4
 _C_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DAMAGED = "damaged or unreadable image in the data:"
 
@@ -114,7 +112,7 @@ def load(
     if spec.kind in EMBEDDED:
         return _load_scenes(spec.kind, split, card, batch_size, limit)
     if spec.kind == "images":
-        paths = unlabelled_files(spec.location, split)
+        paths = folders.unlabelled_files(spec.location, split)
         batches = path_batches(paths, [0] * len(paths), batch_size, limit)
         return prepare_batches(batches, np.array([-1], np.int32), card, on_damaged)
     batches = file_batches(spec, split, batch_size, limit)
@@ -130,7 +128,7 @@ def file_batches(spec: str | DataSpec, split: str, batch_size: int, limit: int =
     """
     spec = parse_spec(spec)
     if spec.kind == "folder":
-        paths, names = folder_files(spec.location, split)
+        paths, names = folders.folder_files(spec.location, split)
         number = {name: index for index, name in enumerate(class_names(spec, split))}
         return path_batches(paths, [number[name] for name in names], batch_size, limit)
     examples = _shard_examples if spec.kind == "shards" else _tfds_examples
@@ -151,7 +149,7 @@ def path_batches(paths: Sequence[Path], classes: Sequence[int], batch_size: int,
 
     @tf.autograph.experimental.do_not_convert
     def read(batch: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        contents = tf.numpy_function(read_files, [batch], tf.string)
+        contents = tf.numpy_function(folders.read_files, [batch], tf.string)
         return tf.ensure_shape(contents, [None]), batch, classes
 
     return files.batch(batch_size).map(read, num_parallel_calls=2)
@@ -226,72 +224,16 @@ def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ..
         return EMBEDDED[spec.kind].class_names
     if spec.kind == "folder":
         root = Path(spec.location)
-        return tuple(folder.name for folder in _class_folders(root / _source_split(root, split or spec.split or "val")))
+        return tuple(
+            folder.name
+            for folder in folders.class_folders(root / folders.source_split(root, split or spec.split or "val"))
+        )
     if spec.kind == "shards":
         return read_shard_set(spec.location).class_names
     if spec.kind == "images":
         raise ValueError(f"{spec} has no labels, and so no classes; it can be calibrated on, and no more")
-    builder = tfds_builder(spec.location)
-    return tuple(builder.info.features[tfds_keys(builder, spec.location)[1]].names)
-
-
-def folder_files(root: str | Path, split: str) -> tuple[list[Path], list[str]]:
-    """The image files of one split of a folder and the class name of each, sorted by class and name.
-
-    Raises:
-        FileNotFoundError: the folder, or the split's folder in it, does not exist.
-        ValueError: no class folder or no image is in it.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    source = _source_split(root, split)
-    derived = [name for name in ("calibration", "test") if not (root / name).is_dir()]
-    paths, names = [], []
-    for folder in _class_folders(root / source):
-        for path in sorted(folder.iterdir()):
-            if not (image_files.is_image_name(path) and path.is_file()):
-                continue
-            if source == "val" and hashed_split(f"{folder.name}/{path.name}", derived) != split:
-                continue
-            paths.append(path)
-            names.append(folder.name)
-    if not paths:
-        share = f" (as its share of {root / 'val'})" if source != split else ""
-        raise ValueError(f"{root}: no image found for split {split!r}{share}")
-    return paths, names
-
-
-def unlabelled_files(root: str | Path, split: str) -> list[Path]:
-    """All image files of a folder and of those in it, sorted: without labels there is one use for them, calibration.
-
-    Raises:
-        FileNotFoundError: no such folder. ValueError: another split was asked for, or there is no image.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    if split != "calibration":
-        raise ValueError(f"images:{root} has no labels and no splits: it can be calibrated on, as a whole, and no more")
-    paths = sorted(path for path in root.rglob("*") if image_files.is_image_name(path) and path.is_file())
-    if not paths:
-        raise ValueError(f"{root}: no image found in it")
-    return paths
-
-
-def hashed_split(name: str, derived: Sequence[str] = ("calibration", "test")) -> str:
-    """Which split a file of val belongs to, the same for good: calibration 40 %, test 40 %, val the rest.
-
-    Args:
-        name: what identifies the file: CLASS/FILENAME.
-        derived: the splits to be taken out of val; one that is not among them leaves its share in val.
-    """
-    share = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") / 2**64
-    if share < _CALIBRATION_SHARE:
-        wanted = "calibration"
-    else:
-        wanted = "test" if share < _CALIBRATION_SHARE + _TEST_SHARE else "val"
-    return wanted if wanted in derived else "val"
+    builder = tfds_data.builder_of(spec.location)
+    return tuple(builder.info.features[tfds_data.keys_of(builder, spec.location)[1]].names)
 
 
 def damaged_image_message(error: Exception) -> str | None:
@@ -366,102 +308,18 @@ def _shard_examples(root: str, split: str) -> tf.data.Dataset:
 
 def _tfds_examples(name: str, split: str) -> tf.data.Dataset:
     """(contents, name, class) of one split of a TFDS data set; the last three come out of its validation split."""
-    builder = prepared_tfds_builder(name)
+    builder = tfds_data.prepared_builder(name)
     held_out = next((part for part in ("validation", "test") if part in builder.info.splits), None)
     source = "train" if split == "train" else held_out
     if source is None or source not in builder.info.splits:
         raise ValueError(f"tfds:{name} has no labelled {split} data; its splits are {', '.join(builder.info.splits)}")
-    examples = tfds_examples(builder, name, source)
+    examples = tfds_data.examples_of(builder, name, source)
     if split == "train":
         return examples
     return examples.filter(lambda contents, name, label: _is_of_split(name, split, ("calibration", "test")))
 
 
-def tfds_examples(builder: Any, name: str, part: str) -> tf.data.Dataset:
-    """(contents string, name string, class int32), scalars, of a part of a TFDS data set such as `train[:90%]`."""
-    import tensorflow_datasets as tfds
-
-    image_key, label_key = tfds_keys(builder, name)
-    # Undecoded, so that its images take the same path as every other file; with ids, which place each in its split.
-    examples = builder.as_dataset(
-        split=part,
-        shuffle_files=False,
-        decoders={image_key: tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
-    )
-    return examples.map(lambda example: (example[image_key], example["tfds_id"], tf.cast(example[label_key], tf.int32)))
-
-
 def _is_of_split(name: tf.Tensor, split: str, derived: Sequence[str]) -> tf.Tensor:
     """Whether the example of that name belongs to a split that comes out of val: bool ()."""
-    found = tf.numpy_function(lambda name: hashed_split(os.fsdecode(name), derived) == split, [name], tf.bool)
+    found = tf.numpy_function(lambda name: folders.hashed_split(os.fsdecode(name), derived) == split, [name], tf.bool)
     return tf.ensure_shape(found, [])
-
-
-def read_files(paths: np.ndarray) -> np.ndarray:
-    """Paths (B,) -> contents (B,) that the graph decodes, "" for what cannot be read."""
-
-    def read(path: bytes) -> bytes:
-        try:
-            data = Path(os.fsdecode(path)).read_bytes()
-            # What is damaged inside a format of the graph's own shows when it is decoded.
-            return data if data.startswith(image_files.GRAPH_FORMATS) else image_files.to_graph_bytes(data)
-        except (OSError, image_files.ImageError):
-            return b""
-
-    return np.array([read(path) for path in paths], dtype=object)
-
-
-def _source_split(root: Path, split: str) -> str:
-    """The folder that a split is read from: its own, or val."""
-    if split not in ("calibration", "test") or (root / split).is_dir():
-        return split
-    return "val"
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; images are looked for in {folder}/CLASS/")
-    found = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
-        raise ValueError(f"{folder}: no class folder in it; images are looked for in {folder}/CLASS/")
-    return found
-
-
-def tfds_builder(name: str) -> Any:
-    """TFDS's builder of that name; raises ValueError in plain words where there is none, or no TFDS."""
-    try:
-        import tensorflow_datasets as tfds
-
-        try:
-            return tfds.builder(name)
-        except AssertionError as error:  # what it says of a version that there is not
-            raise ValueError(f"tfds:{name}: {' '.join(str(error).split())}") from error
-        except tfds.core.DatasetNotFoundError:
-            raise ValueError(f"tfds:{name}: TensorFlow Datasets has no data set of that name") from None
-    except ImportError as error:  # it imports some of what it needs only when it comes to need it
-        package = (error.name or "tensorflow_datasets").split(".")[0]
-        raise ValueError(f"tfds:{name} needs {package}: pip install tensorflow-datasets importlib_resources") from None
-
-
-def prepared_tfds_builder(name: str) -> Any:
-    """The same with its files in place; raises ValueError in plain words where they cannot be had."""
-    builder = tfds_builder(name)
-    import tensorflow_datasets as tfds
-
-    downloads = tfds.download.download_manager
-    faults = (AssertionError, downloads.NonMatchingChecksumError, tfds.core.download.DownloadError)
-    try:
-        builder.download_and_prepare()
-    except faults as error:
-        raise ValueError(f"tfds:{name}: {' '.join(str(error).split())}") from error
-    return builder
-
-
-def tfds_keys(builder: Any, name: str) -> tuple[str, str]:
-    """The keys of a data set's image and of its label, which is a class; raises ValueError where there are none."""
-    keys = builder.info.supervised_keys
-    features = builder.info.features
-    if not keys or not set(keys) <= set(features) or not hasattr(features[keys[1]], "names"):
-        raise ValueError(f"tfds:{name} is no set of images with one class label each")
-    return keys[0], keys[1]

@@ -252,13 +252,13 @@ def test_help(run: Run) -> None:
 def test_a_damaged_image_in_a_data_set_is_one_line(
     run: Run, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dvt_tf import datasets
+    from dvt_tf import datasets, folders
 
     (tmp_path / "val" / "a").mkdir(parents=True)
     bad = tmp_path / "val" / "a" / "x.jpg"
     bad.write_bytes((pictures / "a.jpg").read_bytes()[:-30])
     card = {**images.card(), "class_names": ["a"]}
-    monkeypatch.setattr(datasets, "hashed_split", lambda name, derived: "val")
+    monkeypatch.setattr(folders, "hashed_split", lambda name, derived: "val")
 
     def read_data() -> None:
         for _ in datasets.load(f"folder:{tmp_path}", "val", card, 4):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 
-from dvt_tf import datasets, image_files
+from dvt_tf import datasets, folders, image_files
 from dvt_tf.cascade import find_preset, preset_card
 from dvt_tf.checkpoints import read_card
+from dvt_tf.files import written_whole
 from dvt_tf.preprocessing import PreprocessingSettings, crop_pixels, decode_image
 from training import crops
 from training.augment import CROPS, Augmentation, augment_image, mix
@@ -80,7 +80,7 @@ def read_pictures(data: Sequence[str], count: int) -> tuple[list[np.ndarray], li
         return list(scenes.images), [embedded.class_names[label] for label in scenes.labels]
     if len(data) == 1 and data[0].startswith("folder:"):
         spec = datasets.parse_spec(data[0])
-        paths, names = datasets.folder_files(spec.location, spec.split or "train")
+        paths, names = folders.folder_files(spec.location, spec.split or "train")
         # They come sorted by class, so that the first few would all be of one.
         first_of = {name: index for index, name in reversed(list(enumerate(names)))}
         order = sorted(range(len(paths)), key=lambda index: index - first_of[names[index]])[:count]
@@ -160,10 +160,9 @@ def draw_grid(
             else:
                 cell.imshow(pixels[column - 1, row])
                 cell.set_title(_shares(targets[column - 1, row], shown, spread), fontsize=6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def preview(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from dvt_tf import datasets, image_files
+from dvt_tf import datasets, folders, image_files, tfds_data
 from dvt_tf.datasets import DataSpec
 from dvt_tf.shards import names_in, read_shard_set, records
 from training.draws import sub_seed
@@ -75,7 +75,7 @@ class FolderSource:
     """PATH/train/CLASS/FILE, read wherever it lies: every pass is shuffled through and through."""
 
     def __init__(self, root: Path, held_out: float) -> None:
-        paths, names = datasets.folder_files(root, "train")
+        paths, names = folders.folder_files(root, "train")
         self.classes = datasets.class_names(DataSpec("folder", str(root)), "train")
         number = {name: index for index, name in enumerate(self.classes)}
         kept: list[tuple[Path, int]] = []
@@ -108,7 +108,7 @@ class FolderSource:
         ]
 
         def by_pillow() -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(datasets.read_files, [reference[None]], tf.string), [1])[0]
+            return tf.ensure_shape(tf.numpy_function(folders.read_files, [reference[None]], tf.string), [1])[0]
 
         return tf.cond(tf.reduce_any(begins), lambda: contents, by_pillow)
 
@@ -173,15 +173,15 @@ class TfdsSource(_Sequence):
     """The train split of a TFDS data set; its end is held out, as its examples were shuffled when they were written."""
 
     def __init__(self, name: str, held_out: float) -> None:
-        builder = datasets.prepared_tfds_builder(name)
+        builder = tfds_data.prepared_builder(name)
         if "train" not in builder.info.splits:
             raise ValueError(f"tfds:{name} has no train split; its splits are {', '.join(builder.info.splits)}")
         self.classes = datasets.class_names(DataSpec("tfds", name))
         every = int(builder.info.splits["train"].num_examples)
         self.count = every - round(held_out * every)
         _refuse_no_held_out(range(every - self.count), held_out, f"tfds:{name}")
-        self._examples = datasets.tfds_examples(builder, name, f"train[:{self.count}]")
-        self._rest = datasets.tfds_examples(builder, name, f"train[{self.count}:]") if held_out else None
+        self._examples = tfds_data.examples_of(builder, name, f"train[:{self.count}]")
+        self._rest = tfds_data.examples_of(builder, name, f"train[{self.count}:]") if held_out else None
 
     def references(self, seed: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
         return self._shuffled(self._examples, seed, skip)
