@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tests.training.folders import RECIPE, SMALL, make_folder
 from training.augment import Augmentation
-from training.benchmark import augmentation_parts, main, make_photos, model_of
+from training.benchmark import main
+from training.benchmark_pipelines import augmentation_parts, make_photos, model_of
 from training.recipe import load_recipe
 
 pytestmark = pytest.mark.one_stack
