@@ -9,7 +9,7 @@ from typing import Any
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import CascadeConfig, get_preset
-from training.cells import KEPT, RUNS, SPLITS, Cell, Outcome, keep_history, save_outcome, seconds_of
+from training.cells import KEPT, RUNS, SPLITS, Cell, Outcome, digest_of, keep_history, save_outcome, seconds_of
 from training.recipe import Recipe
 from training.schedule import Plan
 from training.studies import CONFIGURATIONS
@@ -87,13 +87,17 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     }
     if damaged:
         print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
+    made_by = {"described": described(recipe, cell, data, start_from), "versions": versions(), "git": git_state()}
+    if origin := model.card["provenance"].get("started_from_weights"):
+        made_by["started_from_weights"] = origin
     outcome = Outcome(
         scored["test"].gmacs,
         {split: results.confidences for split, results in scored.items()},
         {split: results.correct for split, results in scored.items()},
         images_of(own, found.count),
         seconds_of(read_history(run / HISTORY_FILE)),
-        {"described": described(recipe, cell, data, start_from), "versions": versions(), "git": git_state()},
+        made_by,
+        {split: digest_of(results.labels) for split, results in scored.items() if results.labels is not None},
     )
     keep_history(run, out, cell)
     save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")

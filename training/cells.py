@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,9 @@ class Outcome:
 
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
     images: that it was trained on. seconds: of its epochs, by its history. made_by: `described`, how it was trained,
-    which `refuse_others` compares; and `versions` of packages and `git` state of the code, which it does not.
+    which `refuse_others` compares; and `versions` of packages, `git` state of the code and, where it started from a
+    model, the digest of its weights, `started_from_weights`, which it does not. labels: by split, the `digest_of` the
+    images' labels; empty for one that was kept before there was this field.
     """
 
     gmacs: np.ndarray
@@ -54,6 +57,7 @@ class Outcome:
     images: int
     seconds: float
     made_by: Mapping[str, Any]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def top1(self) -> np.ndarray:
         """(K,) share of right answers on the test split."""
@@ -73,6 +77,7 @@ def save_outcome(outcome: Outcome, path: Path) -> None:
         "images": str(outcome.images),
         "seconds": f"{outcome.seconds:.0f}",
         "made_by": json.dumps(outcome.made_by, sort_keys=True),
+        "labels": json.dumps(outcome.labels),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
@@ -102,11 +107,17 @@ def load_outcome(path: Path) -> Outcome:
             int(about["images"]),
             float(about["seconds"]),
             json.loads(about["made_by"]),
+            json.loads(about.get("labels", "{}")),
         )
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no result of a study's cell ({error}); remove it to train the cell anew"
         ) from error
+
+
+def digest_of(labels: np.ndarray) -> str:
+    """What tells the images of a split from others, by their labels (N,) in order: the beginning of a SHA-256."""
+    return hashlib.sha256(np.ascontiguousarray(labels, "<i4").tobytes()).hexdigest()[:16]
 
 
 def outcomes(out: Path, cells: Sequence[Cell]) -> dict[Cell, Outcome]:
@@ -171,6 +182,15 @@ def refuse_others(out: Path, found: Mapping[Cell, Outcome], described: Mapping[C
                 f"{out}: {cell.name} was scored on {' and '.join(map(str, count))} images ({', '.join(SPLITS)}), and "
                 f"{first.name} on {' and '.join(map(str, counts[first]))}; remove those of one of them to train it anew"
             )
+    for split in SPLITS:
+        known = {cell: outcome.labels[split] for cell, outcome in found.items() if split in outcome.labels}
+        for cell, labels in known.items():
+            first = next(iter(known))
+            if labels != known[first]:
+                raise ValueError(
+                    f"{out}: {cell.name} was scored on other {split} images than {first.name}, by their labels; remove "
+                    "those of one of them to train it anew"
+                )
 
 
 def keep_history(run: Path, out: Path, cell: Cell) -> None:

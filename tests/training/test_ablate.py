@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dvt_tf.cascade import DynamicVisionTransformer
+from dvt_tf.checkpoints import weights_digest
 from tests.training.folders import make_folder
 from training import ablate
 from training.cell_training import described
@@ -126,6 +128,13 @@ def test_a_study_from_nothing_to_its_report(
     again = load_outcome(kept)  # the same seed, the same run
     for split in before.correct:
         np.testing.assert_allclose(again.confidences[split], before.confidences[split], atol=1e-3)
+    assert again.labels == before.labels
+    assert set(again.labels) == set(SPLITS)
+
+    origin = out / "runs" / "{configuration}_seed{seed}" / "model"
+    assert ablate.main([*arguments, "--start-from", str(origin), "--out", str(tmp_path / "other")]) == 0
+    started = load_outcome(tmp_path / "other" / "cells" / kept.name).made_by["started_from_weights"]
+    assert started == weights_digest(DynamicVisionTransformer.from_preset(out / "runs" / here[0] / "model"))
 
 
 def test_the_time_left_is_told_from_the_second_cell_on(

@@ -79,7 +79,7 @@ def all_found(seeds: int = 3) -> dict[Cell, Outcome]:
 
 
 def test_an_outcome_is_read_as_it_was_kept(tmp_path: Path) -> None:
-    kept = outcome((0.4, 0.7), 5)
+    kept = dataclasses.replace(outcome((0.4, 0.7), 5), labels={"test": "0123456789abcdef"})
     cells.save_outcome(kept, tmp_path / "cells" / "two_none_seed5.safetensors")
     [(cell, read)] = cells.outcomes(tmp_path, [Cell("two_none", 5), Cell("two_none", 6)]).items()
     assert cell == Cell("two_none", 5)
@@ -88,7 +88,7 @@ def test_an_outcome_is_read_as_it_was_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose(read.confidences[split], kept.confidences[split], atol=1.6e-5)
         np.testing.assert_array_equal(read.confidences[split] == 1, kept.confidences[split] == 1)
     assert (read.images, read.seconds, read.gmacs.tolist()) == (640, 12.0, [0.02, 0.05])
-    assert read.made_by == MADE_BY
+    assert (read.made_by, read.labels) == (MADE_BY, kept.labels)
     assert (tmp_path / "cells" / "two_none_seed5.safetensors").stat().st_size < 8000
 
 
@@ -125,6 +125,23 @@ def test_cells_were_scored_on_as_many_images(tmp_path: Path) -> None:
         ValueError, match=r"two_none_seed1 was scored on 400 and 399 images .*two_none_seed0 on 400 and"
     ):
         cells.refuse_others(tmp_path, {cell: whole, other: fewer}, described)
+
+
+def test_cells_were_scored_on_the_same_images_as_far_as_labels_tell(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    drawn = {split: random.integers(0, 10, IMAGES) for split in cells.SPLITS}
+    known = {split: cells.digest_of(labels) for split, labels in drawn.items()}
+    swapped = {**known, "test": cells.digest_of(drawn["test"][::-1])}
+    plain = outcome((0.4, 0.7), 0)
+    found = {
+        Cell("two_none", seed): dataclasses.replace(plain, labels=given)
+        for seed, given in enumerate(({}, known, known))
+    }
+    described = {Cell("two_none", seed): MADE_BY["described"] for seed in range(4)}
+    cells.refuse_others(tmp_path, found, described)  # one from before labels were kept goes with any
+    found[Cell("two_none", 3)] = dataclasses.replace(plain, labels=swapped)
+    with pytest.raises(ValueError, match="two_none_seed3 was scored on other test images than two_none_seed1"):
+        cells.refuse_others(tmp_path, found, described)
 
 
 def test_seconds_are_those_of_all_epochs() -> None:
