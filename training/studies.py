@@ -139,8 +139,8 @@ STUDIES: dict[str, Study] = {
 class Claim(NamedTuple):
     """A claim of the paper as a difference at the second exit: what `more` has over `less`.
 
-    most: in points, where the claim is that the difference is small as well. base: what `more` must be better than
-    too, where the claim is about how much it helps: doing less harm is no help.
+    most: in points, where the claim is that the difference is small as well. base: what the better of the two must be
+    better than too, where the claim is about how much they help: doing less harm is no help.
     """
 
     says: str
@@ -170,12 +170,14 @@ CLAIMS: tuple[Claim, ...] = (
         "two_relationships_all",
         "two_source_shallow",
         most=1.0,
+        base="two_none",
     ),
     Claim(
         "all source blocks help more than the deep half, and only slightly",
         "two_relationships_all",
         "two_source_deep",
         most=1.0,
+        base="two_none",
     ),
 )
 

@@ -156,11 +156,16 @@ def likeness(outcome: Outcome) -> float:
 def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
     """A claim, the difference that it is about, and what that says of it; "" where nothing is known."""
     gap = difference(found, claim.more, claim.less, 1, groups)
-    base = difference(found, claim.more, claim.base, 1, groups) if claim.base else None
-    if gap is None or (claim.base and base is None):
+    each = [difference(found, row, claim.base, 1, groups) if claim.base else None for row in (claim.more, claim.less)]
+    if gap is None or (claim.base and None in each):
         return ""
-    own = f", and {show(base)} over {CONFIGURATIONS[claim.base].says!r}" if base else ""
-    return f"{claim.says}: {show(gap)} points{own}: **{verdict(claim, gap, base)}**"
+    more, less = each
+    own = f", the one {show(more)} and the other {show(less)} over {_says(claim.base)!r}" if more and less else ""
+    return f"{claim.says}: {show(gap)} points{own}: **{verdict(claim, gap, more, less)}**"
+
+
+def _says(row: str) -> str:
+    return CONFIGURATIONS[row].says
 
 
 def _seeds(count: int) -> str:
@@ -172,18 +177,20 @@ def _both(gap: Difference) -> tuple[float, float]:
     return 100 * min(gap.low, gap.t_low), 100 * max(gap.high, gap.t_high)
 
 
-def verdict(claim: Claim, gap: Difference, base: Difference | None = None) -> str:
+def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less: Difference | None = None) -> str:
     """Whether it holds here: only what both intervals say is taken as shown.
 
     Args:
-        base: what the claim's `more` has over its `base`, where it has one.
+        gap: what the claim's `more` has over its `less`. more, less: what each has over its `base`, where it has one.
     """
-    fewest = min(len(one.by_seed) for one in (gap, base or gap))
+    fewest = min(len(one.by_seed) for one in (gap, more, less) if one)
     if fewest < _LEAST_SEEDS:
         return f"{_seeds(fewest)} can say nothing about it"
     low, high = _both(gap)
     if high < 0:
-        return "the opposite holds here"
+        return _no_help("the other", less) or "the opposite holds here"
+    if low > 0 and (fault := _no_help("it", more)):
+        return fault
     if claim.most is not None:
         if high <= claim.most:
             return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:g} points"
@@ -192,11 +199,16 @@ def verdict(claim: Claim, gap: Difference, base: Difference | None = None) -> st
         return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
     if low <= 0:
         return f"not shown here: the difference is within the noise, which hides up to {(high - low) / 2:.1f} points"
-    if base and _both(base)[1] < 0:
-        return "not shown here: it only does less harm"
-    if base and _both(base)[0] <= 0:
-        return "not shown here: whether it helps at all is within the noise"
     return "holds here"
+
+
+def _no_help(which: str, over_base: Difference | None) -> str:
+    """Why a row that is ahead of another is no help all the same; "" where it is one, or nothing is asked of it."""
+    if over_base is None or _both(over_base)[0] > 0:
+        return ""
+    if _both(over_base)[1] < 0:
+        return f"not shown here: {which} only does less harm"
+    return f"not shown here: whether {which} helps at all is within the noise"
 
 
 def show(gap: Difference) -> str:

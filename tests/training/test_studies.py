@@ -231,16 +231,34 @@ def test_fewer_than_three_seeds_are_no_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "says"),
+    ("more", "says"),
     [
         ((0.02, 0.01, 0.015), "holds here"),
         ((-0.02, 0.01, 0.015), "not shown here: it only does less harm"),
         ((0.01, 0.01, 0.015), "not shown here: whether it helps at all is within the noise"),
     ],
 )
-def test_less_harm_is_no_help(base: tuple[float, float, float], says: str) -> None:
+@pytest.mark.parametrize("most", [None, 5.0])
+def test_less_harm_is_no_help(most: float | None, more: tuple[float, float, float], says: str) -> None:
+    claim = Claim("", "", "", most, base="two_none")
+    harm = gap(-0.06, 0.01, 0.015)
+    assert study_report.verdict(claim, gap(0.02, 0.01, 0.015), gap(*more), harm) == says
+    assert study_report.verdict(Claim("", "", "", 1.0, "two_none"), gap(0.02, 0.005, 0.006), gap(*more), harm) == (
+        "more helps here, and not only slightly" if says == "holds here" else says
+    )
+
+
+@pytest.mark.parametrize(
+    ("less", "says"),
+    [
+        ((0.02, 0.01, 0.015), "the opposite holds here"),
+        ((-0.02, 0.01, 0.015), "not shown here: the other only does less harm"),
+        ((0.01, 0.01, 0.015), "not shown here: whether the other helps at all is within the noise"),
+    ],
+)
+def test_less_harm_refutes_nothing(less: tuple[float, float, float], says: str) -> None:
     claim = Claim("", "", "", base="two_none")
-    assert study_report.verdict(claim, gap(0.04, 0.01, 0.015), gap(*base)) == says
+    assert study_report.verdict(claim, gap(-0.04, 0.01, 0.015), gap(-0.06, 0.01, 0.015), gap(*less)) == says
 
 
 def test_the_results_are_one_table(tmp_path: Path) -> None:
