@@ -156,27 +156,32 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     if options.estimate is not None:
         return _estimate(recipe, data, cells, options.estimate, options.rate)
     start_of(Cell("", 0), options.start_from)
-    everything = _everything(options.out)
-    refuse_others(
-        options.out, everything, {cell: described(recipe, cell, data, options.start_from) for cell in everything}
-    )
+    _refuse_others(options, recipe, data)
     if options.cell:
         name, _, seed = options.cell.rpartition("_seed")
         if options.at_once > 1:
             name_lines(options.cell)
         train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from, options.redraw)
+        if not options.keep_runs:
+            shutil.rmtree(options.out / RUNS / options.cell, ignore_errors=True)
         return ""
     failed = {} if options.report else _train_all(recipe, cells, options, arguments)
     found = outcomes(options.out, cells_of(names, options.seeds))
     if not found and not failed:
         raise ValueError(f"{options.out}: no cell of the study is done yet; leave out --report to train them")
     if found:
+        _refuse_others(options, recipe, data)  # again, as the images may have changed while cells were trained
         _report(options.out, studies, found, data)
     if failed:
         told = "; ".join(f"{cell.name} ({why})" for cell, why in failed.items())
         raise ValueError(f"not trained: {told}; nothing of the others is lost, and the same command tries again")
     count = len(cells_of(names, options.seeds))
     return f"{len(found)} of {count} cells are done: {options.out / study_report.REPORT_FILE}"
+
+
+def _refuse_others(options: argparse.Namespace, recipe: Recipe, data: str) -> None:
+    found = _everything(options.out)
+    refuse_others(options.out, found, {cell: described(recipe, cell, data, options.start_from) for cell in found})
 
 
 def _report(out: Path, studies: Sequence[str], found: dict[Cell, Outcome], data: str) -> None:
@@ -248,8 +253,6 @@ def _train_missing(
                     waiting.clear()
                 continue
             done = outcomes(options.out, cells)
-            if not options.keep_runs:
-                shutil.rmtree(options.out / RUNS / cell.name, ignore_errors=True)
             _remove_scenes(options.out, cells, done)
             try:
                 write_results(options.out, _everything(options.out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -179,6 +180,19 @@ def test_scenes_that_a_killed_command_left_go_with_the_next_one_and_kept_models_
     assert ablate.main(arguments) == 2
     assert sorted(path.name for path in (out / "runs").iterdir()) == ["two_none_seed0", "two_none_seed1"]
     assert [path.name for path in (out / "scenes").iterdir()] == ["seed1"]
+
+
+def test_images_that_change_while_cells_are_trained_make_no_pairs(
+    study: list[str], quick: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save, given = save_outcome, ["0123456789abcdef", "fedcba9876543210"]
+
+    def save_with_labels(outcome: Outcome, path: Path) -> None:
+        save(dataclasses.replace(outcome, labels={"test": given.pop()}), path)
+
+    monkeypatch.setattr(sys.modules[__name__], "save_outcome", save_with_labels)
+    assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 2
+    assert "two_none_seed1 was scored on other test images than two_none_seed0" in capsys.readouterr().err
 
 
 def test_a_table_that_cannot_be_written_ends_no_training(
