@@ -94,6 +94,9 @@ class SceneData:
         for field in ("augmentation", "held_out", "repeated_augmentation"):
             if getattr(recipe, field) != getattr(neutral, field):
                 raise ValueError(f"recipe field {field} has no effect on {name}; leave it out")
+        for field in ("resize_short_side", "interpolation"):
+            if field in recipe.preprocessing:
+                raise ValueError(f"recipe field preprocessing.{field} has no effect on {name}; leave it out")
         self.recipe, self.name = recipe, name
         self.data = datasets.EMBEDDED[name]
         self.classes = self.data.class_names

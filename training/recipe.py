@@ -23,6 +23,8 @@ PREPROCESSING = ("resize_short_side", "interpolation", "mean", "std")
 # The two ways to say how long something is.
 LENGTHS = (("images", "epochs"), ("warmup_images", "warmup_epochs"))
 
+_LARGEST_SEED = 2**31 - 1  # TensorFlow's stateless random numbers take int32
+
 _CHOICES = {
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "optimizer": ("adamw", "sgd", "lamb"),
@@ -182,6 +184,8 @@ class Recipe:
                 value = getattr(self, field)
                 if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                     raise _fault(field, f"a whole number of at least {lowest}", value)
+        if self.seed > _LARGEST_SEED:
+            raise _fault("seed", f"at most {_LARGEST_SEED}", self.seed)
         for fields, holds, wanted in _NUMBERS:
             for field in fields:
                 value = getattr(self, field)
@@ -233,6 +237,9 @@ class Recipe:
         for field in ("warmup_learning_rate", "final_learning_rate"):
             if getattr(self, field) == peak:
                 wanted = f"below learning_rate ({described}) where body_learning_rate_scale is not 1"
+                raise _fault(field, wanted, getattr(self, field))
+            if getattr(self, field) > self.body_learning_rate_scale * peak * (1 + 1e-9):
+                wanted = f"at most the body's learning rate, {self.body_learning_rate_scale:g} x {peak:g}"
                 raise _fault(field, wanted, getattr(self, field))
 
     @property

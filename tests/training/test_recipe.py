@@ -240,6 +240,11 @@ def test_smoke_lays_its_fields_over_the_recipe(tmp_path: Path) -> None:
             r"must be at most learning_rate \(0.001 for a batch of 65536, so 9.7656.e-07 for one of 64\), not 1e-05",
         ),
         ("body_learning_rate_scale = 0.1\n", "body_learning_rate_scale must be 1 for optimizer adamw"),
+        (f"seed = {2**31}\n", "seed must be at most 2147483647, not 2147483648"),
+        (
+            'optimizer = "sgd"\nbody_learning_rate_scale = 0.001\nfinal_learning_rate = 1e-4\n',
+            "final_learning_rate must be at most the body's learning rate, 0.001 x",
+        ),
         ("body_learning_rate_scale = 0\n", "body_learning_rate_scale must be a number above 0 and at most 1, not 0"),
         (
             'optimizer = "sgd"\nbody_learning_rate_scale = 0.1\nfinal_learning_rate = 1e-3\n',

@@ -315,6 +315,13 @@ def test_what_would_be_ignored_on_digits_is_refused(fields: dict[str, Any], tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_scenes_are_prepared_in_one_way(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(DIGITS, preprocessing={"resize_short_side": 140})
+    with pytest.raises(ValueError, match=r"recipe field preprocessing\.resize_short_side has no effect on digits"):
+        train(recipe, "digits", tmp_path / "run", "one")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
