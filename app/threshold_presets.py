@@ -57,8 +57,7 @@ def _budget_presets(card: Mapping[str, Any], gmacs: np.ndarray) -> list[Preset]:
     if not points:
         return []
     measure, full = card["budgets"]["measure"] if "budgets" in card else "top1", float(gmacs[-1])
-    known = max(accuracy for _, accuracy, _ in points)
-    target = 1.0 if measure == "agreement" else card["thresholds"].get("expected", {}).get("full_top1", known)
+    target = _last_exit(card, max(accuracy for _, accuracy, _ in points))
     of_budget = []
     for share in BUDGETS:
         thresholds, note = thresholds_for_budget(card, gmacs, share * full)
@@ -74,6 +73,17 @@ def _budget_presets(card: Mapping[str, Any], gmacs: np.ndarray) -> list[Preset]:
         whole = _preset("As good as the last exit", thresholds, {"gmacs": cost, measure: accuracy}, how)
         of_budget = [preset for preset in of_budget if preset.thresholds != whole.thresholds] + [whole]
     return of_budget
+
+
+def _last_exit(card: Mapping[str, Any], known: float) -> float:
+    """What the last exit alone reaches on the images that the card's budgets were chosen on; else the best `known`."""
+    budgets, own = card.get("budgets", {}), card["thresholds"]
+    if "full" in budgets:
+        return float(budgets["full"])
+    if budgets.get("measure") == "agreement":
+        return 1.0
+    # What a guarantee expects is of its own half of the images.
+    return known if own.get("guarantee") else float(own.get("expected", {}).get("full_top1", known))
 
 
 def _preset(name: str, thresholds: Sequence[float], expected: Mapping[str, Any], how: str) -> Preset:

@@ -53,7 +53,7 @@ def for_budget(results: ExitResults, budget: float, method: str = "exact") -> Ca
     Raises:
         ValueError: no labels, a budget that is no number above 0, a cascade of one exit, or an unknown method.
     """
-    _check_several(results)
+    check_several(results.num_exits)
     if results.labels is None:
         raise ValueError(
             f"thresholds for a budget need labels, and {results.where} has none; "
@@ -89,7 +89,7 @@ def with_guarantee(
         ValueError: too few images (the message says how many would do), no labels for accuracy_drop, a level or a
             confidence that is no share, or a cascade of one exit.
     """
-    _check_several(results)
+    check_several(results.num_exits)
     losses = losses_of(results.predictions, risk, results.labels)
     least = least_images(level, confidence)
     sources = None if pool else results.sources
@@ -125,7 +125,8 @@ def with_guarantee(
 def budget_table(results: ExitResults) -> dict[str, Any]:
     """What a card keeps for choosing a budget later: the best thresholds for every budget, plain JSON values.
 
-    Without labels they are those that agree most with the full cascade.
+    Without labels they are those that agree most with the full cascade. `full` is what the last exit alone reaches, by
+    the same measure and on the same images.
     """
     if results.labels is None:
         measure, good = "agreement", ~losses_of(results.predictions, "disagreement")
@@ -141,7 +142,7 @@ def budget_table(results: ExitResults) -> dict[str, Any]:
         if point not in points:
             points.append(point)
     about = {"method": describe_method("exact", results.num_exits), **_chosen_on(results)}
-    return {"points": points, "measure": measure, **about}
+    return {"points": points, "measure": measure, "full": float(good[:, -1].mean()), **about}
 
 
 def calibrated(card: Mapping[str, Any], found: Calibration, results: ExitResults) -> dict[str, Any]:
@@ -216,8 +217,9 @@ def _promised(entry: Mapping[str, Any]) -> list[Any]:
     return [entry["guarantee"][key] for key in ("risk", "level", "confidence", "about")]
 
 
-def _check_several(results: ExitResults) -> None:
-    if results.num_exits == 1:
+def check_several(num_exits: int) -> None:
+    """Raises ValueError for a model of one exit."""
+    if num_exits == 1:
         raise ValueError("the model has one exit, at which every image leaves: there is no threshold to choose")
 
 

@@ -184,6 +184,8 @@ def load_results(path: Path, model: DynamicVisionTransformer | None = None) -> E
     Raises:
         FileNotFoundError: no such file. ValueError: damaged, no results, or those of another model.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file of results in it, such as results_calibration.safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"results file {str(path)!r} does not exist")
     try:

@@ -186,6 +186,7 @@ def test_budgets_are_kept_and_looked_up(results: ExitResults) -> None:
     assert card["figures"] == {"exits": []}  # what was measured at other thresholds would mislead
     table = card["budgets"]
     assert (table["measure"], table["images"], table["data"]) == ("top1", 2000, "made_up@calibration")
+    assert table["full"] == pytest.approx(results.correct[:, -1].mean())
     costs = [point[0] for point in budget_points(card)]
     assert costs == sorted(costs)
     assert (costs[0], len(costs) > 10) == (1.0, True)
@@ -202,7 +203,7 @@ def test_budgets_are_kept_and_looked_up(results: ExitResults) -> None:
 
 def test_without_labels_budgets_go_by_agreement(unlabelled: ExitResults) -> None:
     table = budget_table(unlabelled)
-    assert table["measure"] == "agreement"
+    assert (table["measure"], table["full"]) == ("agreement", 1.0)
     assert max(point["agreement"] for point in table["points"]) == 1.0
     point = table["points"][10]
     exits = route(unlabelled.confidences, point["thresholds"]) - 1

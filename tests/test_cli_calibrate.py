@@ -157,12 +157,14 @@ def test_a_bundled_model_stays_as_it_is(capsys: pytest.CaptureFixture[str], monk
         (["--data", "D", "--max-accuracy-drop", "0.1", "--confidence", "95"], "--confidence is 95; it must be a share"),
         (["--data", "D@test", "--budget", "1"], "the test split is for scoring"),
         (["--data", "D@train", "--budget", "1"], "has learnt these images"),
-        (["--data", "images:I", "--budget", "1"], "need labels"),
+        (["--data", "D", "--budget", "inf"], "above 0"),
+        (["--data", "images:I", "--budget", "1"], "only --max-disagreement needs none"),
         (["--data", "images:I@test", "--max-disagreement", "0.1"], "test split"),
-        (["--data", "images:I", "--max-accuracy-drop", "0.1"], "needs labels"),
+        (["--data", "images:I", "--max-accuracy-drop", "0.1"], "only --max-disagreement needs none"),
         (["--data", "D", "--max-disagreement", "0.01"], "598 would do"),
         (["--results", "R/results.safetensors", "--budget", "1"], "the test split is for scoring"),
         (["--results", "R/nothing", "--budget", "1"], "does not exist"),
+        (["--results", "R", "--budget", "1"], "is a folder; give a file of results in it"),
         (["--results", "R/summary.json", "--budget", "1"], "is not a readable results file"),
         (["--data", "D", "--budget", "1", "--out", "R"], "holds other files"),
     ],
@@ -180,3 +182,18 @@ def test_refusals_are_one_line(
     assert message in captured.err
     assert captured.err.strip().count("\n") == 0
     assert (model / "config.json").read_bytes() == before
+
+
+def test_no_image_is_run_where_nothing_could_be_kept(
+    place: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvt_tf.commands import held_out
+
+    monkeypatch.setattr(held_out, "run_exits", lambda *_: pytest.fail("ran the model"))
+    command = ["calibrate", "--data", f"folder:{place / 'data'}", "--budget", "1", "--model"]
+    (model / "README.md").write_text("about this model")
+    assert main([*command, str(model)]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    small_cascade(token_grids=(2,), head=2.0).save_to_preset(tmp_path / "single")
+    assert main([*command, str(tmp_path / "single")]) == 2
+    assert "the model has one exit" in capsys.readouterr().err

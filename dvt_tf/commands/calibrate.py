@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,7 @@ def calibrate(
     if (data is None) == (results is None):
         raise ValueError("give either --data, what to calibrate on, or --results, what dvt evaluate --out kept")
     console.start_tensorflow()
-    from dvt_tf import calibration
+    from dvt_tf import calibration, datasets
     from dvt_tf.cascade import DynamicVisionTransformer
     from dvt_tf.checkpoints import check_folder
     from dvt_tf.thresholds import METHODS
@@ -99,11 +100,15 @@ def calibrate(
             check_share(level, f"--max-{name.replace('_', '-')}")
     if confidence is not None:
         check_share(confidence, "--confidence")
-    if budget is not None and not budget > 0:
+    if budget is not None and not (budget > 0 and math.isfinite(budget)):
         raise ValueError(f"--budget {budget:g}: must be a number of GFLOPs above 0")
-    if out is not None:
-        check_folder(out)
+    if data is not None and max_disagreement is None and not datasets.is_labelled(data):
+        raise ValueError(f"--data {data}: has no labels, and only --max-disagreement needs none")
+    folder = _folder(model, out)
+    if folder is not None:
+        check_folder(folder)
     cascade = DynamicVisionTransformer.from_preset(model)
+    calibration.check_several(cascade.num_exits)
     found_on = _results(cascade, data, results)
     if budget is not None:
         found = calibration.for_budget(found_on, budget, method or METHOD)
@@ -115,7 +120,11 @@ def calibrate(
     before = copy.deepcopy(cascade.card)
     cascade.card = calibration.calibrated(cascade.card, found, found_on)
     _print(cascade, before, found, found_on)
-    _keep(cascade, model, out)
+    if folder is None:
+        print(console.printable(f"Not kept: {model} is bundled and stays as it is; --out DIR keeps a copy with these."))
+    else:
+        cascade.save_to_preset(folder)
+        print(console.printable(f"Kept in {folder}."))
 
 
 def _results(cascade: DynamicVisionTransformer, data: str | None, kept: Path | None) -> ExitResults:
@@ -167,14 +176,11 @@ def _print(cascade: DynamicVisionTransformer, before: dict, found: Calibration, 
         print(console.printable(note))
 
 
-def _keep(cascade: DynamicVisionTransformer, model: str, out: Path | None) -> None:
+def _folder(model: str, out: Path | None) -> Path | None:
+    """Where the model is kept with its new thresholds; None for a bundled one, which stays as it is."""
     from dvt_tf.cascade import find_preset
 
-    folder, preset = find_preset(model)
     if out is not None:
-        folder = out
-    elif preset is not None:
-        print(console.printable(f"Not kept: {model} is bundled and stays as it is; --out DIR keeps a copy with these."))
-        return
-    cascade.save_to_preset(folder)
-    print(console.printable(f"Kept in {folder}."))
+        return out
+    folder, preset = find_preset(model)
+    return folder if preset is None else None

@@ -56,6 +56,17 @@ def test_presets() -> None:
     )
 
 
+def test_as_good_as_the_last_exit_is_on_the_images_of_the_budgets() -> None:
+    name = "As good as the last exit"
+    # A guarantee expects what it does on its own half of the images, where the last exit may be another 0.85.
+    half = {"gmacs": 3.0, "top1": 0.84, "full_top1": 0.85}
+    kept = {**promised([0.97, 0.9], "disagreement", 0.02), "expected": half}
+    told = {"thresholds": kept, "budgets": {**budgets(), "full": 0.92}}
+    assert named(presets_of(told, GMACS))[name] == [0.95, 0.9]
+    assert named(presets_of({"thresholds": kept, "budgets": budgets()}, GMACS))[name] == [0.95, 0.9]
+    assert named(presets_of({**told, "budgets": {**budgets(), "full": 0.85}}, GMACS))[name] == [0.9, 0.7]
+
+
 def test_presets_of_cards_that_know_less() -> None:
     bare = {"values": [NEVER, NEVER], "method": "none"}
     assert named(presets_of({"thresholds": bare}, GMACS)) == {"The model's own": [NEVER, NEVER]}
