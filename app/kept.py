@@ -8,7 +8,7 @@ from pathlib import Path
 from app.inference import Predictor
 from app.test_set import TestSets
 from dvt_tf import datasets
-from dvt_tf.evaluation import read_summary
+from dvt_tf.evaluation import read_summaries, read_summary
 from dvt_tf.results import load_results
 
 KEPT = Path(__file__).parents[1] / "docs" / "results"  # not there where only the packages are installed
@@ -39,7 +39,7 @@ def kept_sets(
         datasets.parse_spec(spec)
     for path in results:
         load_results(path)
-    summaries = {path.resolve().parent.name: read_summary(path) for path in beside}
+    summaries = read_summaries(beside)
     if not summaries:
         paths = {name: KEPT / f"{stem}_summary.json" for stem, name in BASELINES.items()}
         summaries = {name: read_summary(path) for name, path in paths.items() if path.is_file()}

@@ -130,6 +130,39 @@ def write_summary(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
+def read_summaries(paths: Sequence[Path], data: str = "") -> dict[str, dict[str, Any]]:
+    """Summaries of other models by what a plot calls them, each by a name of its own.
+
+    Args:
+        data: what they must be of, SPEC@SPLIT; "" for anything.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_summary`; or one is of other data.
+    """
+    found = {}
+    for name, path in _names_of(paths).items():
+        found[name] = read_summary(path)
+        of = found[name].get("data", data)
+        if data and of != data:
+            raise ValueError(f"{path} is of {of}, and this of {data}: they cannot stand side by side")
+    return found
+
+
+def _names_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """A summary's folder, or its own file name, with as many of the folders above as tell one from another."""
+
+    def parts(path: Path) -> tuple[str, ...]:
+        own = () if path.name == "summary.json" else (path.stem.removesuffix("_summary"),)
+        return (*path.parent.parts, *own)
+
+    distinct = list(dict.fromkeys(path.resolve() for path in paths))
+    for count in range(1, 1 + max((len(parts(path)) for path in distinct), default=0)):
+        named = {"/".join(parts(path)[-count:]): path for path in distinct}
+        if len(named) == len(distinct):
+            return named
+    return {str(path): path for path in distinct}
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """What `write_summary` wrote, of this or of another model.
 

@@ -17,6 +17,7 @@ from dvt_tf.evaluation import (
     all_curves,
     bootstrap_interval,
     budgeted_curve,
+    read_summaries,
     read_summary,
     summary,
     temperatures_of,
@@ -134,6 +135,23 @@ def test_a_summary_is_read_back_and_anything_else_refused(tmp_path: Path, scored
         (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(ValueError, match=r"is no summary\.json of dvt evaluate"):
             read_summary(tmp_path / "bad.json")
+
+
+def test_summaries_side_by_side_have_names_of_their_own_and_are_of_one_data_set(
+    tmp_path: Path, scored_on: ExitResults
+) -> None:
+    ways = ("a/run/summary.json", "b/run/summary.json", "kept/static_7_summary.json", "kept/static_10_summary.json")
+    paths = [tmp_path / way for way in ways]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_summary(path, {"data": "digits@test", **summary(scored_on, CARD)})
+    assert list(read_summaries(paths[1:])) == ["run", "static_7", "static_10"]
+    assert list(read_summaries([*paths, paths[0]], "digits@test")) == [
+        *("a/run", "b/run", "kept/static_7", "kept/static_10")
+    ]
+    assert read_summaries([]) == {}
+    with pytest.raises(ValueError, match=r"static_7_summary\.json is of digits@test, and this of shapes@test"):
+        read_summaries(paths[2:], "shapes@test")
 
 
 def test_a_failed_write_leaves_the_old_files_and_nothing_else(

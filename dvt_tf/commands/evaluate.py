@@ -57,10 +57,10 @@ def evaluate(
     from dvt_tf.cascade import DynamicVisionTransformer
     from dvt_tf.results import save_results
 
-    others = {_name_of(path): evaluation.read_summary(path) for path in beside or ()}
     needs_both = out is not None or temperature
     if data is not None:
         spec, split = _checked(data, needs_both)
+        others = evaluation.read_summaries(beside or (), f"{_body(data)}@{split}")
         cascade = DynamicVisionTransformer.from_preset(model)
         _refuse_chosen_on(cascade, f"{_body(data)}@{split}")
         scored = held_out.run_exits(cascade, spec, split)
@@ -69,6 +69,7 @@ def evaluate(
         assert results is not None
         cascade = DynamicVisionTransformer.from_preset(model)
         scored, chosen_on = _kept(results, cascade)
+        others = evaluation.read_summaries(beside or (), scored.where)
         _refuse_chosen_on(cascade, scored.where)
     console.say_if_stale(cascade)
     temperatures = evaluation.temperatures_of(chosen_on) if temperature and chosen_on is not None else None
@@ -82,11 +83,6 @@ def evaluate(
         more = {} if what_leaves is None else {"difficulty": what_leaves}
         evaluation.write_summary(out / "summary.json", {**summary, **more})
     _print(summary)
-
-
-def _name_of(path: Path) -> str:
-    """What a plot calls the model of a summary: its folder, or the file's own name."""
-    return path.resolve().parent.name if path.name == "summary.json" else path.stem.removesuffix("_summary")
 
 
 def _body(data: str) -> str:
