@@ -62,7 +62,7 @@ def images_of(data: str, card: Mapping[str, Any], count: int, shown: np.ndarray)
         names.extend(name)
         classes.extend(number)
     _check_count(data, len(names), count)
-    thumbnails = _thumbnails_of([kept[index] for index in shown], [str(names[index]) for index in shown], card)
+    thumbnails = _thumbnails_of([kept[index] for index in shown], [os.fsdecode(names[index]) for index in shown], card)
 
     def read(index: int) -> bytes:
         if index in kept:

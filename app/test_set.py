@@ -168,8 +168,8 @@ def computed_results(
     batches = datasets.load(spec, split, predictor.card, BATCH, limit=limit)
     try:
         return exit_results(predictor.model, batches, on_batch, spec, split)
-    except tf.errors.InvalidArgumentError as error:
-        message = datasets.damaged_image_message(error)
+    except tf.errors.OpError as error:
+        message = datasets.damaged_data_message(error)
         if message is None:
             raise
         raise ValueError(message) from error

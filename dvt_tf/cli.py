@@ -66,10 +66,10 @@ for command in (predict, evaluate, calibrate, convert, export, presets):
 
 
 def _damaged_data_message(error: Exception) -> str | None:
-    """The one error of TensorFlow's that is bad input: a damaged image met while data is read."""
-    from dvt_tf.datasets import damaged_image_message
+    """Of the errors of TensorFlow's that are bad input: something damaged met while data is read."""
+    from dvt_tf.datasets import damaged_data_message
 
-    return damaged_image_message(error)
+    return damaged_data_message(error)
 
 
 if __name__ == "__main__":

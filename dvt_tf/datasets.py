@@ -31,6 +31,7 @@ OnDamaged = Callable[[list[str]], None]
 SPLITS = ("train", "val", "calibration", "test")
 EMBEDDED: dict[str, EmbeddedData] = {"digits": DIGITS, "shapes": SHAPES}
 KINDS = f"{', '.join(EMBEDDED)}, folder:PATH, shards:PATH, tfds:NAME or images:PATH"
+_OF_A_PATH = ("folder", "shards", "images")
 _C_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DAMAGED = "damaged or unreadable image in the data:"
 
@@ -51,17 +52,18 @@ class DataSpec:
 def parse_spec(text: str | DataSpec) -> DataSpec:
     """Parse `digits`, `shapes`, `folder:PATH`, `shards:PATH` or `tfds:NAME`, each with `@SPLIT` or without.
 
-    An `@` belongs to the path where the folder of that whole name exists.
+    An `@` belongs to the path where the folder of that whole name exists. A path loses what says nothing, such as a
+    slash at its end, so that one folder is written in one way.
 
     Raises:
         ValueError: an unknown kind or split, or nothing after the colon; the message lists what there is.
     """
     if isinstance(text, DataSpec):
         return text
-    for kind in ("folder", "images"):
+    for kind in _OF_A_PATH:
         path = text.removeprefix(f"{kind}:")
         if path not in ("", text) and Path(path).is_dir():
-            return DataSpec(kind, path)
+            return DataSpec(kind, str(Path(path)))
     body, at, split = text.rpartition("@")
     if not at:
         body, split = text, ""
@@ -72,7 +74,7 @@ def parse_spec(text: str | DataSpec) -> DataSpec:
         raise ValueError(f"data {text!r} names nothing after {kind}:; it can be {KINDS}")
     if at:
         _check_split(split, text)
-    return DataSpec(kind, location, split or None)
+    return DataSpec(kind, str(Path(location)) if kind in _OF_A_PATH else location, split or None)
 
 
 def load(
@@ -96,7 +98,8 @@ def load(
 
     Returns:
         Batches of images float32 (B, S, S, 3), normalised, and labels int32 (B,), indices into the card's class names.
-        Reading a damaged image raises tf.errors.InvalidArgumentError, whose plain words `damaged_image_message` gives.
+        Reading a damaged image raises tf.errors.InvalidArgumentError, whose plain words `damaged_data_message` gives;
+        reading a damaged shard DataLossError.
 
     Raises:
         ValueError: a bad spec, split or batch size, no images, or classes that are not the card's.
@@ -236,8 +239,12 @@ def class_names(spec: str | DataSpec, split: str | None = None) -> tuple[str, ..
     return tuple(builder.info.features[tfds_data.keys_of(builder, spec.location)[1]].names)
 
 
-def damaged_image_message(error: Exception) -> str | None:
-    """The plain words in the error that reading a damaged image of a data set raises; None for any other error."""
+def damaged_data_message(error: Exception) -> str | None:
+    """The plain words for what reading a damaged image, or a damaged file of many, raises; None for any other error."""
+    if isinstance(error, (tf.errors.DataLossError, tf.errors.NotFoundError)):
+        graph = r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*"  # where in it TensorFlow was
+        told = " ".join(re.sub(graph, "", error.message, flags=re.DOTALL).split())
+        return f"a file of the data is damaged or gone ({told}); of shards, python -m training.shard --check says which"
     found = re.search(re.escape(_DAMAGED) + r" (.*?)\\037", str(error))
     if found is None:
         return None

@@ -52,12 +52,19 @@ def test_specs(text: str, spec: DataSpec) -> None:
     assert str(spec) == text
 
 
+def test_a_folder_is_written_in_one_way() -> None:
+    for kind in ("folder", "shards", "images"):
+        assert str(datasets.parse_spec(f"{kind}:some//./where/@val")) == f"{kind}:some/where@val"
+    assert str(datasets.parse_spec("tfds:a/b/")) == "tfds:a/b/"  # no path
+
+
 def test_an_at_sign_may_belong_to_a_folder_that_exists(tmp_path: Path) -> None:
     folder = tmp_path / "data@val"
     folder.mkdir()
     assert datasets.parse_spec(f"folder:{folder}") == DataSpec("folder", str(folder))
     assert datasets.parse_spec(f"folder:{folder}@test") == DataSpec("folder", str(folder), "test")
     assert datasets.parse_spec(f"images:{folder}") == DataSpec("images", str(folder))
+    assert datasets.parse_spec(f"shards:{folder}/") == DataSpec("shards", str(folder))
     assert datasets.without_split(f"folder:{folder}@test") == f"folder:{folder}"
 
 
@@ -108,9 +115,9 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     dataset = datasets.load(f"folder:{tmp_path}", "train", CARD, 3)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         batches(dataset)
-    message = datasets.damaged_image_message(caught.value)
+    message = datasets.damaged_data_message(caught.value)
     assert message == f"damaged or unreadable image in the data: {bad}"
-    assert datasets.damaged_image_message(ValueError("another")) is None
+    assert datasets.damaged_data_message(ValueError("another")) is None
 
 
 def test_classes_that_are_not_the_models_are_refused(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_shards(tmp_path: Path, pets: Path) -> None:
         expected = model.analyse(found.image_bytes(index)).probabilities
         np.testing.assert_allclose(np.max(expected, -1), found.results.confidences[index], atol=1e-5)
 
+    [shard] = (tmp_path / "shards").glob("*.tfrecord")
+    contents = bytearray(shard.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    shard.write_bytes(contents)
+    with pytest.raises(
+        ValueError, match=r"a file of the data is damaged or gone \(corrupted record at \d+\); of shards"
+    ):
+        computed_results(model, data, 24)
+
 
 def test_a_damaged_image_is_named(pets: Path, tmp_path: Path) -> None:
     for label in PETS:
