@@ -75,7 +75,11 @@ def route(confidences: Any, thresholds: Any) -> np.ndarray:
 
 def format_threshold(value: float) -> str:
     """A threshold as a person reads it."""
-    return "never" if value > 1.0 else f"{value:.3g}"
+    if value > 1.0:
+        return "never"
+    # As short as it can be without becoming 1, which is another threshold.
+    texts = (f"{value:.{digits}g}" for digits in (3, 5, 8))
+    return next((text for text in texts if value == 1.0 or float(text) < 1.0), f"{value:.17g}")
 
 
 def format_thresholds(values: Sequence[float]) -> str:

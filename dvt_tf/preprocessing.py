@@ -52,8 +52,8 @@ class PreprocessingSettings:
         if missing:
             raise ValueError(f"the card's preprocessing lacks {', '.join(missing)}")
         settings = cls(
-            image_size=int(entry["image_size"]),
-            resize_short_side=int(entry["resize_short_side"]),
+            image_size=_side(entry["image_size"], "image_size"),
+            resize_short_side=_side(entry["resize_short_side"], "resize_short_side"),
             interpolation=str(entry["interpolation"]),
             mean=_three(entry["mean"], "mean"),
             std=_three(entry["std"], "std"),
@@ -355,6 +355,13 @@ def _upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         return tf.cond(is_one_of(3, 4, 7, 8), lambda: tf.reverse(turned, [0]), lambda: turned)
 
     return tf.cond(is_one_of(1), lambda: pixels, turn)
+
+
+def _side(value: Any, name: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"the card's {name} is {value!r}; it must be a number of pixels") from None
 
 
 def _three(values: Any, name: str) -> tuple[float, float, float]:

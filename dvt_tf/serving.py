@@ -197,7 +197,8 @@ def warmup_requests(model: DynamicVisionTransformer) -> list[tuple[str, dict[str
 def _put_in_place(temporary: Path, folder: Path, version: int | None) -> Path:
     """Renames a written version to its number; where another export was faster, to the next one."""
     while True:
-        number = version if version is not None else max(versions(folder), default=0) + 1
+        taken = (int(path.name) for path in folder.iterdir() if path.name.isdecimal())  # a file's name as well
+        number = version if version is not None else max(taken, default=0) + 1
         target = folder / str(number)
         try:
             temporary.rename(target)

@@ -70,6 +70,10 @@ def test_anything_else_is_refused_with_what_it_may_be(text: str) -> None:
 
 def test_thresholds_as_people_read_them() -> None:
     assert format_thresholds([0.5, 2.0, 0.12345]) == "0.5, never, 0.123"
+    # What is nearly 1 is not 1.
+    assert format_thresholds([1.0, 0.9996, 0.9999999, float(np.nextafter(1.0, 0.0))]) == (
+        "1, 0.9996, 0.9999999, 0.99999999999999989"
+    )
 
 
 def test_who_leaves_where() -> None:

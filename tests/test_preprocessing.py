@@ -439,6 +439,7 @@ def test_the_same_inside_a_function_a_data_set_and_a_saved_model(tmp_path: Path)
     [
         ({"interpolation": "nearest"}, "bilinear or bicubic"),
         ({"resize_short_side": 31}, "at least its image_size"),
+        ({"image_size": None}, "image_size is None; it must be a number of pixels"),
         ({"mean": [0.5, 0.5]}, "three numbers"),
         ({"std": [0.5, 0.0, 0.5]}, "above 0"),
     ],

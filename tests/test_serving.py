@@ -281,10 +281,11 @@ def test_versions_count_up(model: DynamicVisionTransformer, tmp_path: Path) -> N
     assert serving.export(model, root) == root / "2"
     assert serving.export(model, root, version=7) == root / "7"
     (root / "notes").mkdir()
-    assert serving.export(model, root) == root / "8"
-    assert serving.versions(root) == [1, 2, 7, 8]
-    assert (root / "8").stat().st_mode & 0o777 == 0o755
-    assert sorted(path.name for path in root.iterdir()) == ["1", "2", "7", "8", "notes"]
+    (root / "8").write_text("no version, and in its way")
+    assert serving.export(model, root) == root / "9"
+    assert serving.versions(root) == [1, 2, 7, 9]
+    assert (root / "9").stat().st_mode & 0o777 == 0o755
+    assert sorted(path.name for path in root.iterdir()) == ["1", "2", "7", "8", "9", "notes"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -34,7 +34,7 @@ def evolutionary_thresholds(
     def thresholds_of(ranks: np.ndarray) -> np.ndarray:
         # 0 lets all of them leave; the last part of the range none, wide enough to be found.
         place = np.minimum((ranks * (count + 1 + count // 50)).astype(int), count)
-        values = ranked[np.minimum(place, count - 1), np.arange(exits - 1)]
+        values = np.where(place == 0, 0, ranked[np.minimum(place, count - 1), np.arange(exits - 1)])
         return np.where(place == count, np.float32(NEVER), values).astype(np.float32)
 
     def accuracy_and_cost(thresholds: np.ndarray) -> tuple[float, float]:

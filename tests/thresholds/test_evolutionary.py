@@ -51,6 +51,7 @@ def test_at_the_lowest_budget_all_leave_at_the_first_exit(exits: int) -> None:
     for sure, right in ((confidences, correct), (alone, np.ones(alone.shape, bool))):
         [found] = choose(sure, right, gmacs, float(gmacs[0]), "evolutionary")
         assert found.shares.tolist() == [1.0, *[0.0] * (exits - 1)]
+        assert found.thresholds[0] == 0  # less sure images than these leave there too
 
 
 @pytest.mark.parametrize("tied", [False, True])
