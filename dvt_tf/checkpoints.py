@@ -169,16 +169,22 @@ def _check_guarantees(entries: Any, num_exits: int) -> None:
 
 
 def _check_budgets(table: Any, num_exits: int) -> None:
-    """Checks what a card says of budgets: points of a cost, what is reached at it, and thresholds."""
+    """Checks what a card says of budgets: points of a cost, what is reached at it, thresholds; and the last exit."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and bool(np.isfinite(value)) and value >= 0
+
     points = table.get("points") if isinstance(table, dict) else None
     measure = table.get("measure") if isinstance(table, dict) else None
     if not isinstance(points, list) or measure not in ("top1", "agreement"):
         raise ValueError("budgets must be an object with a list of points, and top1 or agreement as their measure")
     for number, point in enumerate(points):
         numbers = [point.get("gmacs"), point.get(measure)] if isinstance(point, dict) else [None]
-        if not all(isinstance(value, (int, float)) and np.isfinite(value) and value >= 0 for value in numbers):
+        if not all(map(is_number, numbers)):
             raise ValueError(f"budgets.points[{number}] must have gmacs and {measure}, finite numbers of at least 0")
         check_thresholds(point.get("thresholds"), num_exits, f"budgets.points[{number}].thresholds")
+    if "full" in table and not is_number(table["full"]):
+        raise ValueError(f"budgets.full, {measure} of the last exit, must be a finite number of at least 0")
 
 
 def load_weights(model: DynamicVisionTransformer, path: Path) -> None:

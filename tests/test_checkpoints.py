@@ -307,6 +307,7 @@ def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
         lambda card: card.update(budgets={"points": [{**POINT, "gmacs": None}], "measure": "top1"}),
         lambda card: card.update(budgets={"points": [{**POINT, "thresholds": [0.5]}], "measure": "top1"}),
         lambda card: card.update(budgets={"points": [POINT], "measure": "agreement"}),
+        lambda card: card.update(budgets={"points": [POINT], "measure": "top1", "full": "most"}),
     ],
     ids=[
         *("no config", "no class names", "no thresholds", "no preprocessing", "version", "too few names"),
@@ -315,7 +316,7 @@ def test_a_card_that_is_no_text_is_refused(folder: Path) -> None:
         *("list thresholds", "null values", "words for thresholds", "negative threshold", "null preprocessing"),
         *("empty preprocessing", "too few ids", "ids alike", "one string of ids", "an id twice", "numbers for ids"),
         *("list of budgets", "unknown measure", "a budget without thresholds", "a budget without a cost"),
-        *("a budget with too few thresholds", "a budget without its measure"),
+        *("a budget with too few thresholds", "a budget without its measure", "words for the last exit"),
     ],
 )
 def test_a_card_that_says_nonsense_is_refused(folder: Path, change: Any) -> None:
