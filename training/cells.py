@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +124,12 @@ def outcomes(out: Path, cells: Sequence[Cell]) -> dict[Cell, Outcome]:
     """What is kept of these cells, of those that are done; raises as `load_outcome`."""
     paths = {cell: out / KEPT / f"{cell.name}.safetensors" for cell in cells}
     return {cell: load_outcome(path) for cell, path in paths.items() if path.is_file()}
+
+
+def seeds_of(found: Collection[Cell], *names: str) -> list[int]:
+    """The seeds with which all these configurations are done."""
+    each = [{cell.seed for cell in found if cell.configuration == name} for name in names]
+    return sorted(set.intersection(*each))
 
 
 def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:

@@ -1,26 +1,21 @@
-"""What a study found: its tables as Markdown and CSV, its plots, and what they say of the paper's claims."""
+"""What a study found: its tables as Markdown and CSV, and what they say of the paper's claims."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dvt_tf.evaluation import budgets_between
 from dvt_tf.files import written_whole
-from dvt_tf.plots import COST_LABEL
-from dvt_tf.thresholds import choose, operate
-from training.cells import Cell, Outcome
+from training.cells import Cell, Outcome, seeds_of
 from training.paired import Difference, paired_difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
+from training.study_plots import learned, plot_budgets, plot_learning, plot_rows, write_csv
 
 REPORT_FILE = "report.md"
-_BUDGETS = 25  # of a curve
 _LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and the interval by Student's t then means nothing
-_COLOURS = ("#1f4e9c", "#c9660a", "#1b7f5c", "#b0306a", "#5b53b0")
 
 Found = Mapping[Cell, Outcome]
 
@@ -49,7 +44,7 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         if not rows:
             continue
         headings, cells = table(study, rows, found, groups)
-        _write_csv(out / f"{name}.csv", headings, cells)
+        write_csv(out / f"{name}.csv", headings, cells)
         parts += [f"## {study.title}", _markdown(headings, cells)]
         missing = _missing(study, found)
         if missing:
@@ -60,6 +55,14 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         else:
             plot_rows(out / f"{name}.png", study, rows, found, data)
             parts.append(f"![{study.title}]({name}.png)")
+        own = [cell for cell in found if cell.configuration in rows]
+        lines = learned(out, own)
+        if lines:
+            plot_learning(out / f"{name}_learning.png", rows, lines)
+            parts.append(f"![How each row learned]({name}_learning.png)")
+        without = [cell.name for cell in own if cell not in lines]
+        if without:
+            parts.append(f"Of these no history is kept: {', '.join(without)}.")
     claims = [claim_line(claim, found, groups) for claim in CLAIMS]
     if any(claims):
         parts += ["## The paper's claims at the second exit", "\n".join(f"- {line}" for line in claims if line)]
@@ -78,12 +81,6 @@ def _missing(study: Study, found: Found) -> list[str]:
 
 def _versions(outcome: Outcome) -> str:
     return ", ".join(f"{name} {version}" for name, version in outcome.made_by["versions"].items())
-
-
-def seeds_of(found: Found, *names: str) -> list[int]:
-    """The seeds with which all these configurations are done."""
-    each = [{cell.seed for cell in found if cell.configuration == name} for name in names]
-    return sorted(set.intersection(*each))
 
 
 def difference(found: Found, more: str, less: str, exit_: int, groups: np.ndarray | None) -> Difference | None:
@@ -224,76 +221,5 @@ def mean_and_deviation(values: np.ndarray) -> str:
     return f"{values.mean():.2f}{deviation}"
 
 
-def budgeted(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Mean cost and share of right answers on the test split, by the best thresholds of the calibration split."""
-    budgets = budgets_between(outcome.gmacs, _BUDGETS).tolist()
-    chosen = choose(outcome.confidences["calibration"], outcome.correct["calibration"], outcome.gmacs, budgets)
-    scored = [
-        operate(outcome.confidences["test"], outcome.correct["test"], outcome.gmacs, c.thresholds) for c in chosen
-    ]
-    return np.array([point.gmacs for point in scored]), np.array([point.accuracy for point in scored])
-
-
-def plot_budgets(path: Path, points: Path, rows: Sequence[str], found: Found, data: str) -> None:
-    """Budgeted curves as PNG, their mean and a band of all seeds, beside single Transformers; and the points as CSV."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    lines: list[list[str]] = []
-    for number, row in enumerate(rows):
-        outcomes = [found[Cell(row, seed)] for seed in seeds_of(found, row)]
-        colour, says = _COLOURS[number % len(_COLOURS)], CONFIGURATIONS[row].says
-        if CONFIGURATIONS[row].alone is not None:
-            shares = 100 * np.array([outcome.top1()[0] for outcome in outcomes])
-            spread = [[shares.mean() - shares.min()], [shares.max() - shares.mean()]]
-            axes.errorbar(
-                outcomes[0].gmacs, [shares.mean()], spread, fmt="s", color=colour, capsize=4, label=says, zorder=3
-            )
-            continue
-        costs, shares = (np.stack(part) for part in zip(*map(budgeted, outcomes), strict=True))
-        axes.plot(costs.mean(0), 100 * shares.mean(0), "-", color=colour, label=says)
-        axes.fill_between(
-            costs.mean(0), 100 * shares.min(0), 100 * shares.max(0), color=colour, alpha=0.15, linewidth=0
-        )
-        for seed, own_costs, own_shares in zip(seeds_of(found, row), costs, shares, strict=True):
-            lines += [[row, f"{seed}", f"{c:.6g}", f"{s:.6g}"] for c, s in zip(own_costs, own_shares, strict=True)]
-    axes.set(xlabel=COST_LABEL, ylabel="top-1, %")
-    axes.set_title(f"{data}@test, thresholds from the calibration split; bands and bars: all seeds", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    _write_csv(points, ["configuration", "seed", "gmacs", "top1"], lines)
-
-
-def plot_rows(path: Path, study: Study, rows: Sequence[str], found: Found, data: str) -> None:
-    """The last exit of every row as PNG: each seed, joined from row to row, and the mean."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 0.6 * len(rows) + 1.4), layout="constrained")
-    axes = figure.add_subplot()
-    every = sorted({seed for row in rows for seed in seeds_of(found, row)})
-    for seed in every:
-        own = [row for row in rows if Cell(row, seed) in found]
-        shares = [100 * found[Cell(row, seed)].top1()[-1] for row in own]
-        axes.plot(shares, [rows.index(row) for row in own], "o-", alpha=0.5, markersize=5, label=f"seed {seed}")
-    means = [np.mean([100 * found[Cell(row, seed)].top1()[-1] for seed in seeds_of(found, row)]) for row in rows]
-    axes.plot(means, range(len(rows)), "D", color="black", markersize=7, label="mean")
-    axes.set_yticks(range(len(rows)), [CONFIGURATIONS[row].says for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"top-1 of the last exit on {data}@test, %")
-    axes.set_title(study.title, fontsize=10)
-    axes.grid(alpha=0.3, axis="x")
-    axes.legend(fontsize=8)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
 def _markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (headings, ["---"] * len(headings), *cells))
-
-
-def _write_csv(path: Path, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([headings, *cells])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import PRESETS
-from training import cells, study_report
+from training import cells, study_plots, study_report
 from training.cells import Cell, Outcome
 from training.paired import Difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, configurations_of
@@ -170,12 +171,48 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
         (name, seed) for name in ("three_both", "three_none") for seed in "012"
     }
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert report.count("![") == 5
+    assert report.count("![") == 5  # no histories, and so no plots of them
+    assert report.count("Of these no history is kept") == 5
     assert "Trained with tensorflow 2.15.1." in report
     assert all(claim.says in report for claim in CLAIMS)
     for name in (*STUDIES,):
         plot = (tmp_path / f"{name}.png").read_bytes()
         assert plot.startswith(b"\x89PNG")
+
+
+def keep_histories(out: Path, found: Collection[Cell]) -> None:
+    """Of exits 1 to K, an epoch of 320 images and another; the last exit is right on 20 % and 40 %, others on less."""
+    (out / cells.HISTORIES).mkdir(parents=True)
+    for cell in found:
+        exits = CONFIGURATIONS[cell.configuration].exits or 1
+        columns = [f"exit_{k + 1}_top1" for k in range(exits)]
+        shares = [0.2 - 0.01 * (exits - 1 - k) for k in range(exits)]
+        lines = [["epoch", "images", "loss", *columns, "val_exit_1_top1"]]
+        lines += [[str(e), str(320 * e), "2.3", *(f"{e * share:.3f}" for share in shares), ""] for e in (1, 2)]
+        text = "".join(",".join(line) + "\n" for line in lines)
+        (out / cells.HISTORIES / f"{cell.name}.csv").write_text(text, encoding="utf-8")
+
+
+def test_how_rows_learned_is_read_from_their_histories(tmp_path: Path) -> None:
+    found = all_found(1)
+    keep_histories(tmp_path, found)
+    lines = study_plots.learned(tmp_path, found)
+    assert lines == {cell: ([320.0, 640.0], [pytest.approx(20.0), pytest.approx(40.0)]) for cell in found}
+    study_report.write(tmp_path, list(STUDIES), found, "digits", None)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for name in STUDIES:
+        assert f"({name}_learning.png)" in report
+        assert (tmp_path / f"{name}_learning.png").read_bytes().startswith(b"\x89PNG")
+    assert "no history" not in report
+
+
+def test_a_history_that_is_not_kept_is_named(tmp_path: Path) -> None:
+    found = all_found(1)
+    keep_histories(tmp_path, found.keys() - {Cell("two_features_deep", 0)})
+    study_report.write(tmp_path, ["feature-location"], found, "digits", None)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "(feature-location_learning.png)" in report
+    assert "Of these no history is kept: two_features_deep_seed0." in report
 
 
 def test_exits_that_say_the_same_are_alike() -> None:
