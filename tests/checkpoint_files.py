@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights
 from dvt_tf.layers.position_embedding import sinusoid_table
 from dvt_tf.presets import PRESETS, CascadeConfig, Preset
-from dvt_tf.published import PUBLISHED_TRANSFORMERS, published_weight
+from dvt_tf.published import PUBLISHED_TRANSFORMERS, load_published_weights, published_weight
 from dvt_tf.torch_files import TorchCheckpoint
-from tests.cascades import small_config
+from tests.cascades import random_images, small_config
 
 T2T: dict[str, Any] = {
     "embedding": "tokens_to_token",
@@ -121,3 +122,20 @@ def save_published(torch: Any, path: Path, state: dict[str, np.ndarray], **found
     if "dynamic_threshold" in found:
         found["dynamic_threshold"] = torch.tensor(found["dynamic_threshold"])
     torch.save({"model_state_dict": as_tensors(torch, state), **found}, path)
+
+
+def reference(config: CascadeConfig, state: dict[str, np.ndarray]) -> DynamicVisionTransformer:
+    """A cascade with weights under their published names."""
+    model = DynamicVisionTransformer(config)
+    load_published_weights(model, state)
+    return model
+
+
+def logits(model: DynamicVisionTransformer) -> list[np.ndarray]:
+    """Of every exit, for the same two images."""
+    return [value.numpy() for value in model(random_images(2)).values()]
+
+
+def without(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """A change of a checkpoint: it lacks this weight."""
+    return lambda state: {key: value for key, value in state.items() if key != name}

@@ -108,3 +108,36 @@ def resized_like_pillow(image: Image.Image, size: int, short_side: int, interpol
     image = image.resize((width, height), Image.Resampling[interpolation.upper()])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)), np.float64)
+
+
+@functools.cache
+def graph_files() -> dict[str, bytes]:
+    """Every kind of file that the graph decodes, with the picture it holds."""
+    rgb, grey = picture(), picture().convert("L")
+    palette = rgb.quantize(40)
+    seen_through = palette.getpixel((20, 10))
+    return {
+        "jpeg": file_bytes(rgb, "JPEG"),
+        "jpeg progressive": file_bytes(rgb, "JPEG", progressive=True, quality=95),
+        "jpeg 4:4:4": file_bytes(rgb, "JPEG", subsampling=0),
+        "jpeg restarts": file_bytes(rgb, "JPEG", restart_marker_rows=1),
+        "jpeg grey": file_bytes(grey, "JPEG"),
+        "jpeg cmyk": file_bytes(rgb.convert("CMYK"), "JPEG"),
+        "png": file_bytes(rgb, "PNG"),
+        "png grey": file_bytes(grey, "PNG"),
+        "png 1 bit": file_bytes(grey.convert("1"), "PNG"),
+        "png palette": file_bytes(palette, "PNG"),
+        "png 4-bit palette": file_bytes(rgb.quantize(13), "PNG", bits=4),
+        "png palette with transparent colour": file_bytes(palette, "PNG", transparency=seen_through),
+        "png grey with transparent colour": file_bytes(grey, "PNG", transparency=grey.getpixel((5, 5))),
+        "png rgb with transparent colour": file_bytes(rgb, "PNG", transparency=rgb.getpixel((5, 5))),
+        "png rgba": file_bytes(see_through(), "PNG"),
+        "png grey alpha": file_bytes(see_through().convert("LA"), "PNG"),
+        "bmp 24": file_bytes(rgb, "BMP"),
+        "bmp 32": file_bytes(see_through(), "BMP"),
+        "bmp grey": file_bytes(grey, "BMP"),
+        "bmp palette": file_bytes(palette, "BMP"),
+        "gif": file_bytes(rgb, "GIF"),
+        "gif with transparent colour": file_bytes(palette, "GIF", transparency=seen_through),
+        "gif interlaced": file_bytes(palette, "GIF", interlace=1),
+    }

@@ -1,17 +1,14 @@
-"""Preprocessing in the graph: the same pixels as Pillow, and no row that breaks or changes another."""
+"""Preprocessing in the graph: the same pixels as Pillow, whatever the format, the orientation and the size."""
 
 from __future__ import annotations
 
 import io
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dvt_tf import preprocessing
@@ -34,41 +31,9 @@ def crop(*contents: bytes) -> tuple[np.ndarray, np.ndarray]:
     return pixels.numpy(), valid.numpy()
 
 
-# Every kind of file that the graph decodes, with the picture it holds.
-def _graph_files() -> dict[str, bytes]:
-    rgb, grey = images.picture(), images.picture().convert("L")
-    palette = rgb.quantize(40)
-    see_through = palette.getpixel((20, 10))
-    return {
-        "jpeg": images.file_bytes(rgb, "JPEG"),
-        "jpeg progressive": images.file_bytes(rgb, "JPEG", progressive=True, quality=95),
-        "jpeg 4:4:4": images.file_bytes(rgb, "JPEG", subsampling=0),
-        "jpeg restarts": images.file_bytes(rgb, "JPEG", restart_marker_rows=1),
-        "jpeg grey": images.file_bytes(grey, "JPEG"),
-        "jpeg cmyk": images.file_bytes(rgb.convert("CMYK"), "JPEG"),
-        "png": images.file_bytes(rgb, "PNG"),
-        "png grey": images.file_bytes(grey, "PNG"),
-        "png 1 bit": images.file_bytes(grey.convert("1"), "PNG"),
-        "png palette": images.file_bytes(palette, "PNG"),
-        "png 4-bit palette": images.file_bytes(rgb.quantize(13), "PNG", bits=4),
-        "png palette with transparent colour": images.file_bytes(palette, "PNG", transparency=see_through),
-        "png grey with transparent colour": images.file_bytes(grey, "PNG", transparency=grey.getpixel((5, 5))),
-        "png rgb with transparent colour": images.file_bytes(rgb, "PNG", transparency=rgb.getpixel((5, 5))),
-        "png rgba": images.file_bytes(images.see_through(), "PNG"),
-        "png grey alpha": images.file_bytes(images.see_through().convert("LA"), "PNG"),
-        "bmp 24": images.file_bytes(rgb, "BMP"),
-        "bmp 32": images.file_bytes(images.see_through(), "BMP"),
-        "bmp grey": images.file_bytes(grey, "BMP"),
-        "bmp palette": images.file_bytes(palette, "BMP"),
-        "gif": images.file_bytes(rgb, "GIF"),
-        "gif with transparent colour": images.file_bytes(palette, "GIF", transparency=see_through),
-        "gif interlaced": images.file_bytes(palette, "GIF", interlace=1),
-    }
-
-
-@pytest.mark.parametrize("kind", _graph_files())
+@pytest.mark.parametrize("kind", images.graph_files())
 def test_pixels_are_pillows(kind: str) -> None:
-    contents = _graph_files()[kind]
+    contents = images.graph_files()[kind]
     reference = images.on_white(Image.open(io.BytesIO(contents)))
     # Equal but for the rounding of transparency.
     assert np.abs(decoded(contents) - reference).max() <= 0.5
@@ -294,146 +259,6 @@ def test_a_picture_of_the_models_size_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(preprocessing.crop_pixels(tf.constant(np.asarray(image)), CARD), np.asarray(image))
 
 
-BAD_FILES = {
-    "empty": b"",
-    "one byte": b"\xff",
-    "zeros": b"\0" * 100,
-    "text": b"this is no image\n" * 20,
-    "webp": images.file_bytes(images.picture(), "WEBP"),
-    "tiff": images.file_bytes(images.picture(), "TIFF"),
-    "jpeg magic": b"\xff\xd8\xff\xe0" + bytes(range(256)) * 3,
-    "png magic": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3,
-    "bmp magic": b"BM" + bytes(range(256)) * 3,
-    "gif magic": b"GIF89a" + bytes(range(1, 256)) * 3,
-    "bmp of 1 bit": images.file_bytes(images.picture().convert("1"), "BMP"),
-    "bmp index past its palette": images.file_bytes(images.picture().quantize(4), "BMP")[:-9] + b"\xee" * 9,
-    "jpeg too large": images.declares("JPEG", 65_000, 65_000),
-    "png too large": images.declares("PNG", 2**31 - 1, 2**31 - 1),
-    "png just too large": images.declares("PNG", 8_001, 8_000),
-    "bmp too large": images.declares("BMP", 40_000, 40_000),
-    "bmp of the most negative height": images.declares("BMP", 40, -(2**31)),
-    "gif too large": images.declares("GIF", 65_535, 65_535),
-    "png of no width": images.declares("PNG", 0, 5),
-    "bmp of no height": images.declares("BMP", 40, 0),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_row_is_zeros_and_invalid_and_alone(name: str) -> None:
-    good = [images.file_bytes(images.picture(), "JPEG"), images.file_bytes(images.photo(), "PNG")]
-    alone, _ = crop(*good)
-    pixels, valid = crop(good[0], BAD_FILES[name], good[1])
-    assert valid.tolist() == [True, False, True]
-    np.testing.assert_array_equal(pixels[[0, 2]], alone)
-    prepared, valid_too = preprocessing.preprocess([BAD_FILES[name]], CARD)
-    assert not valid_too.numpy().any()
-    assert not pixels[1].any()
-    assert not prepared.numpy().any()
-
-
-def test_a_batch_is_its_rows_one_by_one() -> None:
-    contents = [*_graph_files().values(), *BAD_FILES.values()]
-    order = np.random.default_rng(5).permutation(len(contents))
-    shuffled = [contents[i] for i in order]
-    pixels, valid = crop(*shuffled)
-    assert valid.sum() == len(_graph_files())
-    for row, file in enumerate(shuffled):
-        alone, valid_alone = crop(file)
-        assert valid_alone[0] == valid[row]
-        np.testing.assert_array_equal(alone[0], pixels[row])
-
-
-def test_no_rows() -> None:
-    pixels, valid = crop()
-    assert pixels.shape == (0, images.SIZE, images.SIZE, 3)
-    assert valid.shape == (0,)
-
-
-def test_the_limit_is_just_met() -> None:
-    whole = images.file_bytes(Image.new("L", (8_000, 8_000), 77), "PNG")
-    pixels, valid = crop(whole)
-    assert valid.all()
-    assert (pixels == 77).all()
-
-
-FILES_TO_CUT = {
-    kind: _graph_files()[kind]
-    for kind in ("jpeg", "jpeg progressive", "jpeg grey", "png", "png rgba", "bmp 24", "bmp palette", "gif")
-}
-
-
-@pytest.mark.parametrize("kind", FILES_TO_CUT)
-def test_truncated_anywhere_is_invalid(kind: str) -> None:
-    contents = FILES_TO_CUT[kind]
-    ends = sorted({*range(60), *range(60, len(contents), 41), *range(len(contents) - 30, len(contents))})
-    _, valid = crop(*[contents[:end] for end in ends])
-    assert [end for end, good in zip(ends, valid, strict=True) if good] == []
-
-
-@settings(max_examples=60)
-@given(
-    kind=st.sampled_from(sorted(_graph_files())),
-    cut=st.one_of(st.none(), st.floats(0, 1)),
-    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
-    in_header=st.booleans(),
-)
-@example(kind="png", cut=1.0, damage=[], in_header=False)
-def test_damaged_files_never_raise_nor_disturb(
-    kind: str, cut: float | None, damage: list[tuple[float, int]], in_header: bool
-) -> None:
-    contents = bytearray(_graph_files_once()[kind])
-    for place, value in damage:
-        contents[int(place * (min(len(contents), 80) if in_header else len(contents) - 1))] = value
-    if cut is not None:
-        del contents[int(cut * len(contents)) :]
-    good = _graph_files_once()["png"]
-    pixels, valid = crop(bytes(contents), good, bytes(contents)[::-1])
-    assert valid[1]
-    np.testing.assert_array_equal(pixels[1], _good_pixels())
-    assert np.isfinite(pixels).all()
-    assert not pixels[~valid].any()
-
-
-_GRAPH_FILES: dict[str, bytes] = {}
-
-
-def _graph_files_once() -> dict[str, bytes]:
-    _GRAPH_FILES.update(_GRAPH_FILES or _graph_files())
-    return _GRAPH_FILES
-
-
-def _good_pixels() -> np.ndarray:
-    return crop(_graph_files_once()["png"])[0][0]
-
-
-@pytest.mark.long
-def test_the_same_inside_a_function_a_data_set_and_a_saved_model(tmp_path: Path) -> None:
-    contents = [*_graph_files().values(), *BAD_FILES.values()]
-    expected, expected_valid = preprocessing.preprocess(contents, CARD)
-
-    class Server(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def preprocess(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-            prepared, valid = preprocessing.preprocess(image_bytes, CARD)
-            return {"images": prepared, "valid": valid}
-
-    server = Server()
-    tf.saved_model.save(server, tmp_path / "saved", signatures={"serving_default": server.preprocess})
-    loaded = tf.saved_model.load(tmp_path / "saved")
-    for run in (server.preprocess, loaded.preprocess, loaded.signatures["serving_default"]):
-        result = run(image_bytes=tf.constant(contents))
-        np.testing.assert_array_equal(result["images"], expected)
-        np.testing.assert_array_equal(result["valid"], expected_valid)
-        assert run(image_bytes=tf.constant([], tf.string))["images"].shape == (0, images.SIZE, images.SIZE, 3)
-
-    batches = tf.data.Dataset.from_tensor_slices(contents).batch(7)
-    batches = batches.map(lambda batch: preprocessing.preprocess(batch, CARD), num_parallel_calls=2)
-    assert batches.element_spec[0].shape.as_list() == [None, images.SIZE, images.SIZE, 3]
-    parts = list(batches.as_numpy_iterator())
-    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), expected)
-    np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), expected_valid)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -461,25 +286,6 @@ def test_a_card_without_its_entries_is_refused() -> None:
 def test_one_string_is_no_batch() -> None:
     with pytest.raises(ValueError, match=r"shape \(B,\)"):
         preprocessing.preprocess(b"abc", CARD)
-
-
-def test_few_images_without_a_graph_are_the_same() -> None:
-    """The first calls of few images are eager: every file, good or bad, gives there what it gives in the graph."""
-    mine = preprocessing.PreprocessingSettings.from_card(CARD)
-    function = preprocessing._decode_and_crop_function(mine)
-    good = list(_graph_files().values())
-    bad = [
-        b"",
-        b"no image",
-        *(file[: len(file) // 2] for file in good[:3]),
-        images.file_bytes(images.picture(), "WEBP"),
-    ]
-    everything = tf.constant([*good, *bad])
-    for some in (everything, everything[:1], everything[:0]):
-        for eager, traced in zip(preprocessing._decode_few(some, mine), function.graph(some), strict=True):
-            np.testing.assert_array_equal(eager, traced)
-            assert eager.dtype == traced.dtype
-    assert preprocessing._decode_few(everything, mine)[1].numpy().tolist() == [True] * len(good) + [False] * len(bad)
 
 
 def test_a_graph_is_traced_once_calls_are_many() -> None:
