@@ -18,6 +18,7 @@ from dvt_tf.layers import (
     TokensToToken,
     TransformerBlock,
 )
+from dvt_tf.layers.linear import linear_start
 from dvt_tf.layers.norm import LayerNorm, standardise
 from dvt_tf.presets import CascadeConfig, blocks_of, tokens_to_token_splits
 
@@ -184,6 +185,7 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
                 c.performer_features,
                 c.norm_epsilon,
                 c.performer_dropout_rate,
+                c.linear_init,
                 dtype=policy,
                 name="embedding",
             )
@@ -204,6 +206,7 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
                 c.norm_epsilon,
                 reuse_dim=c.feature_reuse_dim if i in feature_blocks else 0,
                 drop_path_rate=float(rates[i]),
+                init=c.linear_init,
                 dtype=policy,
                 name=f"block_{i}",
             )
@@ -212,7 +215,7 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
         self.norm = LayerNorm(epsilon=c.norm_epsilon, dtype="float32", name="norm")
         self.head = keras.layers.Dense(
             c.num_classes,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(c.linear_init),
             dtype="float32",
             name="head",
         )
@@ -226,6 +229,7 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
                     c.feature_reuse_hidden,
                     c.feature_reuse_dim,
                     c.norm_epsilon,
+                    c.linear_init,
                     dtype=policy,
                     name=f"feature_reuse_{i}",
                 )

@@ -81,6 +81,7 @@ def test_a_configuration_is_frozen_and_keeps_its_own_grids() -> None:
         ("embedding", "pixels", "embedding must be one of"),
         ("position_embedding", "rotary", "position_embedding must be one of"),
         ("position_init", "zeros", "position_init must be one of"),
+        ("linear_init", "zeros", "linear_init must be one of"),
         ("drop_path_rate", 1.0, "drop_path_rate"),
         ("drop_path_rate", -0.1, "drop_path_rate"),
         ("drop_path_rate", float("nan"), "drop_path_rate"),

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from dvt_tf.layers.linear import Linear
+from dvt_tf.layers.linear import Linear, linear_start
 
 
 class AttentionMath:
@@ -44,27 +44,32 @@ class Attention(AttentionMath, keras.layers.Layer):
     Args:
         num_heads: heads; divides the width of the tokens.
         qkv_bias: whether the query, key and value projection has a bias.
+        init: how both projections start; see `linear_start`.
 
     Call: tokens (B, N, D), and `relationship` (B, heads, N, N) float32 or None, which is added to the logits
     before softmax -> (output (B, N, D), logits (B, heads, N, N) float32 with what was added).
     Logits and softmax are float32 whatever the compute dtype.
     """
 
-    def __init__(self, num_heads: int, qkv_bias: bool = True, **kwargs: Any) -> None:
+    def __init__(self, num_heads: int, qkv_bias: bool = True, init: str = "normal", **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.num_heads = num_heads
         self.qkv_bias = qkv_bias
+        self.init = init
 
     def build(self, input_shape: Any) -> None:
         self.dim = int(input_shape[-1])
         self.scale = (self.dim // self.num_heads) ** -0.5
-        start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.qkv = Linear(
-            3 * self.dim, use_bias=self.qkv_bias, kernel_initializer=start, dtype=self.dtype_policy, name="qkv"
+            3 * self.dim,
+            use_bias=self.qkv_bias,
+            kernel_initializer=linear_start(self.init),
+            dtype=self.dtype_policy,
+            name="qkv",
         )
         self.projection = Linear(
             self.dim,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -76,4 +81,4 @@ class Attention(AttentionMath, keras.layers.Layer):
         return self.attend(tokens, relationship)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_heads": self.num_heads, "qkv_bias": self.qkv_bias}
+        return {**super().get_config(), "num_heads": self.num_heads, "qkv_bias": self.qkv_bias, "init": self.init}

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from dvt_tf.layers.linear import Linear
+from dvt_tf.layers.linear import Linear, linear_start
 
 
 @tf.custom_gradient
@@ -39,25 +39,27 @@ class MLP(keras.layers.Layer):
     Args:
         hidden: hidden width.
         out: output width.
+        init: how both layers start; see `linear_start`.
 
     Call: (B, N, D) -> (B, N, out) in the compute dtype.
     """
 
-    def __init__(self, hidden: int, out: int, **kwargs: Any) -> None:
+    def __init__(self, hidden: int, out: int, init: str = "normal", **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.hidden = hidden
         self.out = out
+        self.init = init
 
     def build(self, input_shape: Any) -> None:
         self.fc1 = Linear(
             self.hidden,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="fc1",
         )
         self.fc2 = Linear(
             self.out,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="fc2",
         )
@@ -69,4 +71,4 @@ class MLP(keras.layers.Layer):
         return self.fc2(gelu(self.fc1(tokens)))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "hidden": self.hidden, "out": self.out}
+        return {**super().get_config(), "hidden": self.hidden, "out": self.out, "init": self.init}

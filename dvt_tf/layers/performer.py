@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.dropout import StatelessDropout
-from dvt_tf.layers.linear import Linear
+from dvt_tf.layers.linear import Linear, linear_start
 from dvt_tf.layers.mlp import MLP
 from dvt_tf.layers.norm import LayerNorm
 
@@ -104,6 +104,7 @@ class Performer(PerformerMath, keras.layers.Layer):
         random_features: how many there are (32 in T2T-ViT).
         norm_epsilon: epsilon of both norms.
         dropout_rate: in training, after the projection and after the MLP.
+        init: how linear layers start; see `linear_start`.
 
     Call: patches (B, N, D) any float dtype, `seed` (2,) int32 for dropout or None -> tokens (B, N, dim) float32.
     Norms, random features and the division are float32 whatever the compute dtype.
@@ -115,6 +116,7 @@ class Performer(PerformerMath, keras.layers.Layer):
         random_features: int = 32,
         norm_epsilon: float = 1e-5,
         dropout_rate: float = 0.1,
+        init: str = "normal",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -122,6 +124,7 @@ class Performer(PerformerMath, keras.layers.Layer):
         self.random_features = random_features
         self.norm_epsilon = norm_epsilon
         self.dropout_rate = dropout_rate
+        self.init = init
 
     def build(self, input_shape: Any) -> None:
         width = int(input_shape[-1])
@@ -131,18 +134,18 @@ class Performer(PerformerMath, keras.layers.Layer):
         self.norm1 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
         self.kqv = Linear(
             3 * self.dim,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="kqv",
         )
         self.projection = Linear(
             self.dim,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="projection",
         )
         self.norm2 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
-        self.mlp = MLP(self.dim, self.dim, dtype=self.dtype_policy, name="mlp")
+        self.mlp = MLP(self.dim, self.dim, self.init, dtype=self.dtype_policy, name="mlp")
         self.dropout = StatelessDropout(self.dropout_rate, dtype="float32", name="dropout")
         self.norm1.build((None, None, width))
         self.kqv.build((None, None, width))
@@ -167,4 +170,5 @@ class Performer(PerformerMath, keras.layers.Layer):
             "random_features": self.random_features,
             "norm_epsilon": self.norm_epsilon,
             "dropout_rate": self.dropout_rate,
+            "init": self.init,
         }

@@ -54,10 +54,10 @@ class PositionEmbedding(keras.layers.Layer):
         self.init = init
 
     def build(self, input_shape: Any) -> None:
-        start = keras.initializers.TruncatedNormal(stddev=0.02)
+        start = keras.initializers.RandomNormal(stddev=0.02)
         self.class_token = self.add_weight(name="class_token", shape=(1, 1, self.dim), initializer=start)
         if self.kind == "learned":
-            start = keras.initializers.TruncatedNormal(stddev=0.02)
+            start = keras.initializers.RandomNormal(stddev=0.02)
             if self.init == "sinusoid_2d":
                 start = keras.initializers.Constant(0.5 * sinusoid_2d_table(self.grid, self.dim)[None])
             self.positions = self.add_weight(name="positions", shape=(1, 1 + self.grid**2, self.dim), initializer=start)

@@ -130,6 +130,7 @@ class FeatureReuse(keras.layers.Layer):
         hidden: hidden width of the MLP.
         out: channels given to the block.
         norm_epsilon: epsilon of the norm.
+        init: how the MLP starts; see `linear_start`.
 
     Call: features (B, source^2, D) float32, the upstream's last block output without its class token
     -> (B, 1 + target^2, out) float32, where the class token's row is zero. `context` is what comes after `standardise`,
@@ -137,7 +138,14 @@ class FeatureReuse(keras.layers.Layer):
     """
 
     def __init__(
-        self, source: int, target: int, hidden: int, out: int, norm_epsilon: float = 1e-6, **kwargs: Any
+        self,
+        source: int,
+        target: int,
+        hidden: int,
+        out: int,
+        norm_epsilon: float = 1e-6,
+        init: str = "normal",
+        **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.source = source
@@ -145,10 +153,11 @@ class FeatureReuse(keras.layers.Layer):
         self.hidden = hidden
         self.out = out
         self.norm_epsilon = norm_epsilon
+        self.init = init
 
     def build(self, input_shape: Any) -> None:
         self.norm = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm")
-        self.mlp = MLP(self.hidden, self.out, dtype=self.dtype_policy, name="mlp")
+        self.mlp = MLP(self.hidden, self.out, self.init, dtype=self.dtype_policy, name="mlp")
         self.resize = GridResize(self.source, self.target, axes=1, dtype="float32", name="resize")
         self.norm.build(tuple(input_shape))
         self.mlp.build(tuple(input_shape))
@@ -178,6 +187,7 @@ class FeatureReuse(keras.layers.Layer):
             "hidden": self.hidden,
             "out": self.out,
             "norm_epsilon": self.norm_epsilon,
+            "init": self.init,
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from dvt_tf.layers.linear import Linear
+from dvt_tf.layers.linear import Linear, linear_start
 from dvt_tf.layers.performer import Performer
 
 
@@ -71,6 +71,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
         random_features: see `Performer`.
         norm_epsilon: epsilon of the performers' norms.
         dropout_rate: of the performers, in training.
+        init: how linear layers start; see `linear_start`.
 
     Call: images (B, image_size, image_size, 3), `seed` (2,) int32 for dropout or None -> tokens (B, g g, dim) in the
     compute dtype, row by row.
@@ -85,6 +86,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
         random_features: int = 32,
         norm_epsilon: float = 1e-5,
         dropout_rate: float = 0.1,
+        init: str = "normal",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -95,6 +97,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
         self.random_features = random_features
         self.norm_epsilon = norm_epsilon
         self.dropout_rate = dropout_rate
+        self.init = init
         self.sides = soft_split_sides(image_size, self.splits)
 
     def build(self, input_shape: Any) -> None:
@@ -107,6 +110,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
                 self.random_features,
                 self.norm_epsilon,
                 self.dropout_rate,
+                self.init,
                 dtype=self.dtype_policy,
                 name=f"performer_{i}",
             )
@@ -115,7 +119,7 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
             channels = self.performer_dim
         self.projection = Linear(
             self.dim,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            kernel_initializer=linear_start(self.init),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -135,4 +139,5 @@ class TokensToToken(TokensToTokenMath, keras.layers.Layer):
             "random_features": self.random_features,
             "norm_epsilon": self.norm_epsilon,
             "dropout_rate": self.dropout_rate,
+            "init": self.init,
         }

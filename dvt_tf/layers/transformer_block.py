@@ -54,6 +54,7 @@ class TransformerBlock(BlockMath, keras.layers.Layer):
         norm_epsilon: epsilon of both norms.
         reuse_dim: channels of reused features concatenated before the second norm; 0 for none.
         drop_path_rate: stochastic depth of both branches.
+        init: how linear layers start; see `linear_start`.
 
     Call: tokens (B, N, D); `features` (B, N, reuse_dim) or None; `relationship` (B, heads, N, N) or None; all float32;
     `seed` (2,) int32 for stochastic depth or None -> (tokens (B, N, D), logits (B, heads, N, N)), both float32.
@@ -68,6 +69,7 @@ class TransformerBlock(BlockMath, keras.layers.Layer):
         norm_epsilon: float = 1e-6,
         reuse_dim: int = 0,
         drop_path_rate: float = 0.0,
+        init: str = "normal",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -77,13 +79,14 @@ class TransformerBlock(BlockMath, keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         self.reuse_dim = reuse_dim
         self.drop_path_rate = drop_path_rate
+        self.init = init
 
     def build(self, input_shape: Any) -> None:
         dim = int(input_shape[-1])
         self.norm1 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm1")
-        self.attention = Attention(self.num_heads, self.qkv_bias, dtype=self.dtype_policy, name="attention")
+        self.attention = Attention(self.num_heads, self.qkv_bias, self.init, dtype=self.dtype_policy, name="attention")
         self.norm2 = LayerNorm(epsilon=self.norm_epsilon, dtype="float32", name="norm2")
-        self.mlp = MLP(self.mlp_dim, dim, dtype=self.dtype_policy, name="mlp")
+        self.mlp = MLP(self.mlp_dim, dim, self.init, dtype=self.dtype_policy, name="mlp")
         self.drop_path = DropPath(self.drop_path_rate, dtype="float32", name="drop_path")
         self.norm1.build((None, None, dim))
         self.attention.build((None, None, dim))
@@ -115,4 +118,5 @@ class TransformerBlock(BlockMath, keras.layers.Layer):
             "norm_epsilon": self.norm_epsilon,
             "reuse_dim": self.reuse_dim,
             "drop_path_rate": self.drop_path_rate,
+            "init": self.init,
         }

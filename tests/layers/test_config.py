@@ -15,15 +15,21 @@ from tests.cascades import small_config
 
 # No argument at its default, so that a forgotten one shows.
 MADE = {
-    layers.Attention: {"num_heads": 3, "qkv_bias": False},
+    layers.Attention: {"num_heads": 3, "qkv_bias": False, "init": "glorot"},
     layers.DropPath: {"rate": 0.25},
-    layers.FeatureReuse: {"source": 2, "target": 3, "hidden": 7, "out": 5, "norm_epsilon": 1e-3},
+    layers.FeatureReuse: {"source": 2, "target": 3, "hidden": 7, "out": 5, "norm_epsilon": 1e-3, "init": "glorot"},
     layers.GridResize: {"source": 2, "target": 3, "axes": 2},
     layers.LayerNorm: {"epsilon": 1e-5},
     layers.Linear: {"units": 5, "use_bias": False},
-    layers.MLP: {"hidden": 7, "out": 5},
+    layers.MLP: {"hidden": 7, "out": 5, "init": "glorot"},
     layers.PatchEmbedding: {"image_size": 28, "grid": 3, "dim": 4},
-    layers.Performer: {"dim": 8, "random_features": 3, "norm_epsilon": 1e-3, "dropout_rate": 0.25},
+    layers.Performer: {
+        "dim": 8,
+        "random_features": 3,
+        "norm_epsilon": 1e-3,
+        "dropout_rate": 0.25,
+        "init": "glorot",
+    },
     layers.PositionEmbedding: {"grid": 3, "dim": 8, "kind": "sinusoid", "init": "sinusoid_2d"},
     layers.PositiveRandomFeatures: {"count": 3},
     layers.RelationshipReuse: {"source": 2, "target": 3, "hidden": 11, "num_blocks": 2, "num_heads": 3},
@@ -36,6 +42,7 @@ MADE = {
         "random_features": 3,
         "norm_epsilon": 1e-3,
         "dropout_rate": 0.25,
+        "init": "glorot",
     },
     layers.TransformerBlock: {
         "num_heads": 3,
@@ -44,6 +51,7 @@ MADE = {
         "norm_epsilon": 1e-3,
         "reuse_dim": 4,
         "drop_path_rate": 0.25,
+        "init": "glorot",
     },
     VisionTransformer: {"config": small_config(depth=3, drop_path_rate=0.2, feature_reuse="deep"), "index": 1},
 }

@@ -1,7 +1,8 @@
-"""Linear against Keras's Dense, and biases that learn in half precision."""
+"""Linear against Keras's Dense, biases that learn in half precision, and how kernels start."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,13 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.cascade import DynamicVisionTransformer
+from dvt_tf.checkpoints import named_weights
 from dvt_tf.layers import FeatureReuse, PatchEmbedding
 from dvt_tf.layers.linear import Linear
+from dvt_tf.presets import LINEAR_INITS
+from tests.cascades import small_config
+from tests.checkpoint_files import T2T
 
 IN, OUT = 6, 4
 
@@ -92,3 +98,24 @@ def test_the_first_bias_of_feature_reuse_gets_its_whole_gradient() -> None:
         gradients[policy] = np.asarray(tape.gradient(loss, reuse.mlp.fc1.bias))
     largest = np.abs(gradients["float32"]).max()
     np.testing.assert_allclose(gradients["mixed_bfloat16"], gradients["float32"], atol=0.02 * largest)
+
+
+@pytest.mark.parametrize("fields", [{}, T2T], ids=["patches", "tokens to token"])
+@pytest.mark.parametrize("init", LINEAR_INITS)
+def test_every_linear_kernel_of_a_cascade_starts_as_the_configuration_says(init: str, fields: dict[str, Any]) -> None:
+    cascade = DynamicVisionTransformer(small_config(**fields, linear_init=init, dim=64, feature_reuse_hidden=48))
+    cascade.build()
+    kernels = {
+        name: weight.numpy()
+        for name, weight in named_weights(cascade)
+        if name.endswith(".kernel") and (fields or ".embedding." not in name)  # a convolution starts in its own way
+    }
+    parts = ("qkv", "attention.projection", "mlp.fc1", "mlp.fc2", "feature_reuse", "head")
+    parts += ("kqv", "performers", "embedding.projection") if fields else ()
+    assert all(any(part in name for name in kernels) for part in parts)
+    for name, kernel in kernels.items():
+        deviation = math.sqrt(2 / sum(kernel.shape)) if init == "glorot" else 0.02
+        few = 4 / math.sqrt(kernel.size)  # what a small kernel may be off by
+        assert kernel.std() == pytest.approx(deviation, rel=few + 0.02), name
+        if init == "glorot":
+            assert np.abs(kernel).max() <= math.sqrt(6 / sum(kernel.shape)), name
