@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,6 @@ from tests.checkpoint_files import (
     reference,
     without,
 )
-
-Run = Callable[..., tuple[int, str, str]]
-
 
 NO_REUSE = {"feature_reuse": "none", "relationship_reuse": "none"}
 

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from dvt_tf.files import written_whole
+from dvt_tf.presets import CascadeConfig
 
 SPLITS = ("calibration", "test")
 FORMAT = "dvt_tf study cell 2"
@@ -62,6 +63,9 @@ class Outcome:
     def top1(self) -> np.ndarray:
         """(K,) share of right answers on the test split."""
         return self.correct["test"].mean(0)
+
+
+Found = Mapping[Cell, Outcome]
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:
@@ -172,7 +176,10 @@ def refuse_others(out: Path, found: Mapping[Cell, Outcome], described: Mapping[C
     """
     for cell, outcome in found.items():
         now = json.loads(json.dumps(described[cell]))  # as it will be read
-        before = outcome.made_by["described"]
+        before = dict(outcome.made_by["described"])
+        if "config" in before:  # a field that came later has its default: by that all was trained before
+            later = {field: value for field, value in CascadeConfig().to_dict().items() if field in now["config"]}
+            before["config"] = {**later, **before["config"]}
         differs = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if differs:
             raise ValueError(

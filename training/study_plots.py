@@ -12,11 +12,8 @@ from dvt_tf.evaluation import budgets_between
 from dvt_tf.files import written_whole
 from dvt_tf.plots import COST_LABEL
 from dvt_tf.thresholds import choose, operate
-from training.cells import HISTORIES, Cell, Outcome, seeds_of
+from training.cells import HISTORIES, Cell, Found, Outcome, seeds_of
 from training.studies import CONFIGURATIONS, Study
-
-Found = Mapping[Cell, Outcome]
-
 
 _BUDGETS = 25  # of a curve
 _COLOURS = ("#1f4e9c", "#c9660a", "#1b7f5c", "#b0306a", "#5b53b0")

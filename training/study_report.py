@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dvt_tf.files import written_whole
-from training.cells import Cell, Outcome, seeds_of
+from training.cells import Cell, Found, Outcome, seeds_of
 from training.paired import Difference, paired_difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
 from training.study_plots import learned, plot_budgets, plot_learning, plot_rows, write_csv
 
 REPORT_FILE = "report.md"
 _LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and the interval by Student's t then means nothing
-
-Found = Mapping[Cell, Outcome]
 
 
 def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np.ndarray | None) -> None:

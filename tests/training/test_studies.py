@@ -13,6 +13,7 @@ import pytest
 
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import PRESETS
+from tests.cascades import small_config
 from training import cells, study_plots, study_report
 from training.cells import Cell, Outcome
 from training.paired import Difference
@@ -115,6 +116,17 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     wider = {**described, "config": {"dim": 9}}
     with pytest.raises(ValueError, match=r"other config \(of two_none_seed0: "):
         cells.refuse_others(tmp_path, found, {cell: wider, other: described})
+
+
+def test_a_field_that_a_configuration_got_later_had_its_default_before(tmp_path: Path) -> None:
+    now = {"config": small_config().to_dict()}
+    before = {"config": {key: value for key, value in now["config"].items() if key != "linear_init"}}
+    kept = dataclasses.replace(outcome((0.5, 0.6), 0), made_by={**MADE_BY, "described": before})
+    found = {Cell("two_none", 0): kept}
+    cells.refuse_others(tmp_path, found, {Cell("two_none", 0): now})
+    changed = {"config": small_config(linear_init="glorot").to_dict()}
+    with pytest.raises(ValueError, match="holds a study with other config"):
+        cells.refuse_others(tmp_path, found, {Cell("two_none", 0): changed})
 
 
 def test_cells_were_scored_on_as_many_images(tmp_path: Path) -> None:
