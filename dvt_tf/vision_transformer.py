@@ -213,11 +213,9 @@ class VisionTransformer(TransformerMath, keras.layers.Layer):
             for i in range(c.depth)
         ]
         self.norm = LayerNorm(epsilon=c.norm_epsilon, dtype="float32", name="norm")
+        # In every preset by 0.02: the first predictions are near uniform, and the first loss near ln(num_classes).
         self.head = keras.layers.Dense(
-            c.num_classes,
-            kernel_initializer=linear_start(c.linear_init),
-            dtype="float32",
-            name="head",
+            c.num_classes, kernel_initializer=linear_start("normal"), dtype="float32", name="head"
         )
         self.feature_reuse = []
         self.relationship_reuse = None

@@ -15,7 +15,7 @@ from dvt_tf.checkpoints import named_weights
 from dvt_tf.layers import FeatureReuse, PatchEmbedding
 from dvt_tf.layers.linear import Linear
 from dvt_tf.presets import LINEAR_INITS
-from tests.cascades import small_config
+from tests.cascades import random_images, small_config
 from tests.checkpoint_files import T2T
 
 IN, OUT = 6, 4
@@ -114,8 +114,18 @@ def test_every_linear_kernel_of_a_cascade_starts_as_the_configuration_says(init:
     parts += ("kqv", "performers", "embedding.projection") if fields else ()
     assert all(any(part in name for name in kernels) for part in parts)
     for name, kernel in kernels.items():
-        deviation = math.sqrt(2 / sum(kernel.shape)) if init == "glorot" else 0.02
+        by_width = init == "glorot" and not name.endswith(".head.kernel")
+        deviation = math.sqrt(2 / sum(kernel.shape)) if by_width else 0.02
         few = 4 / math.sqrt(kernel.size)  # what a small kernel may be off by
         assert kernel.std() == pytest.approx(deviation, rel=few + 0.02), name
-        if init == "glorot":
+        if by_width:
             assert np.abs(kernel).max() <= math.sqrt(6 / sum(kernel.shape)), name
+
+
+@pytest.mark.parametrize("init", LINEAR_INITS)
+def test_the_first_predictions_of_a_cascade_are_near_uniform(init: str) -> None:
+    cascade = DynamicVisionTransformer(small_config(linear_init=init, dim=64))
+    for out in cascade.run(tf.constant(random_images(8))):
+        classes = out.logits.shape[-1]
+        loss = -np.log(tf.nn.softmax(out.logits)).mean(0)
+        assert loss == pytest.approx(math.log(classes), rel=0.2)
