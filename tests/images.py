@@ -112,7 +112,7 @@ def resized_like_pillow(image: Image.Image, size: int, short_side: int, interpol
 
 @functools.cache
 def graph_files() -> dict[str, bytes]:
-    """Every kind of file that the graph decodes, with the picture it holds."""
+    """Every kind of file that the graph decodes, by what it is: its bytes."""
     rgb, grey = picture(), picture().convert("L")
     palette = rgb.quantize(40)
     seen_through = palette.getpixel((20, 10))

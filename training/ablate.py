@@ -181,7 +181,8 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
 
 def _refuse_others(options: argparse.Namespace, recipe: Recipe, data: str) -> None:
     found = _everything(options.out)
-    refuse_others(options.out, found, {cell: described(recipe, cell, data, options.start_from) for cell in found})
+    now = {cell: described(recipe, cell, data, options.start_from) for cell in found}
+    refuse_others(options.out, found, now, report=options.report)
 
 
 def _report(out: Path, studies: Sequence[str], found: dict[Cell, Outcome], data: str) -> None:

@@ -165,11 +165,15 @@ def _commit(outcome: Outcome) -> str:
     return git.get("commit", "")[:7] + ("+" if git.get("changed") else "")
 
 
-def refuse_others(out: Path, found: Mapping[Cell, Outcome], described: Mapping[Cell, Mapping[str, Any]]) -> None:
+def refuse_others(
+    out: Path, found: Mapping[Cell, Outcome], described: Mapping[Cell, Mapping[str, Any]], *, report: bool = False
+) -> None:
     """Refuses a folder with a cell that was trained otherwise, or scored on other images, than the study says.
 
     Args:
         found: what the folder has. described: of each of these cells, how it is trained now.
+        report: nothing is trained beside them: a field that a cell's configuration has not, as it came later, is taken
+            to have had its default. What else the code did otherwise before there was the field is not known.
 
     Raises:
         ValueError: there is one; the message names it, and what differs.
@@ -177,9 +181,8 @@ def refuse_others(out: Path, found: Mapping[Cell, Outcome], described: Mapping[C
     for cell, outcome in found.items():
         now = json.loads(json.dumps(described[cell]))  # as it will be read
         before = dict(outcome.made_by["described"])
-        if "config" in before:  # a field that came later has its default: by that all was trained before
-            later = {field: value for field, value in CascadeConfig().to_dict().items() if field in now["config"]}
-            before["config"] = {**later, **before["config"]}
+        if report:
+            before["config"] = {**CascadeConfig().to_dict(), **before["config"]}
         differs = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if differs:
             raise ValueError(

@@ -16,8 +16,8 @@ _INTERVAL = 0.95
 class Difference(NamedTuple):
     """In share of right answers. low, high: 95 % bootstrap interval over seeds and images.
 
-    by_seed: (S,) of each seed. t_low, t_high: 95 % interval of the mean by Student's t over the seeds, for which all
-    that differs from seed to seed is noise; infinite for one seed.
+    by_seed: (S,) of each seed. t_low, t_high: 95 % interval of the mean by Student's t over the seeds, on these images:
+    all that differs from seed to seed is noise, what other images would change is left out; infinite for one seed.
     """
 
     mean: float
@@ -37,8 +37,10 @@ def paired_difference(
         more, less: of each seed, in the same order, (N,) bool: which images are right.
         groups: (N,) what an image was made of, where several are of one; they are drawn together. None: each by itself.
 
-    The bootstrap draws seeds, and of the images whole groups, with replacement, both at once (Efron and Tibshirani,
-    1993). With few seeds it understates what another seed would change; Student's t does not.
+    The bootstrap draws seeds, and of the images whole groups, with replacement, both at once (McCullagh, "Resampling
+    and exchangeable arrays", 2000; Owen, "The pigeonhole bootstrap", 2007). With few seeds it understates what another
+    seed would change, as Student's t does not; Student's t leaves out what other images would change. Over three seeds
+    the two together hold the truth as often as they say.
     """
     gaps = np.stack([np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(more, less, strict=True)])
     seeds, images = gaps.shape

@@ -15,7 +15,9 @@ from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
 from training.study_plots import learned, plot_budgets, plot_learning, plot_rows, write_csv
 
 REPORT_FILE = "report.md"
-_LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and the interval by Student's t then means nothing
+_LEAST_SEEDS = (
+    3  # for a verdict: two may agree by chance, and the interval by Student's t is then as wide as it is useless
+)
 
 
 def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np.ndarray | None) -> None:
@@ -33,7 +35,8 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         "standard deviation. Differences are in points, between runs of the same seed on the same images, with a 95 % "
         "bootstrap interval over seeds and images, and in brackets the other by Student's t over the seeds. "
         "Cost in GFLOPs (multiply-adds, as the paper counts). Exits are alike as far as the last one is right where "
-        "the first one is: the correlation of their right answers.",
+        "the first one is: Loevinger's H, 1 where the one right less often is right only where the other is, 0 where "
+        "they err independently.",
         f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
     for name in studies:
@@ -63,7 +66,11 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
             parts.append(f"Of these no history is kept: {', '.join(without)}.")
     claims = [claim_line(claim, found, groups) for claim in CLAIMS]
     if any(claims):
-        parts += ["## The paper's claims at the second exit", "\n".join(f"- {line}" for line in claims if line)]
+        parts += [
+            "## The paper's claims at the second exit",
+            "Each is looked at by itself; nothing corrects for their number.",
+            "\n".join(f"- {line}" for line in claims if line),
+        ]
     with written_whole(out / REPORT_FILE) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -138,14 +145,17 @@ def table(
 
 
 def likeness(outcome: Outcome) -> float:
-    """How much the last exit is right where the first one is: the correlation of their right answers on the test split.
+    """How much the last exit is right where the first one is, on the test split: Loevinger's H.
 
-    Two exits that say the same have 1, two that err on images of their own 0.
+    The covariance of their right answers over the largest that their accuracies allow: 1 where the one that is right
+    less often is right only where the other is, 0 where they err independently, below 0 where they err apart.
     """
-    first, last = outcome.correct["test"][:, 0], outcome.correct["test"][:, -1]
-    if first.all() or last.all() or not first.any() or not last.any():
+    right = outcome.correct["test"][:, [0, -1]]
+    fewer, more = sorted(right.mean(0))
+    most = fewer * (1 - more)
+    if most == 0:
         return math.nan
-    return float(np.corrcoef(first, last)[0, 1])
+    return float((right.all(1).mean() - fewer * more) / most)
 
 
 def claim_line(claim: Claim, found: Found, groups: np.ndarray | None) -> str:
@@ -193,7 +203,7 @@ def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less:
             return "more helps here, and not only slightly"
         return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
     if low <= 0:
-        return f"not shown here: the difference is within the noise, which hides up to {(high - low) / 2:.1f} points"
+        return f"not shown here: the difference is within the noise, which hides up to {max(-low, high):.1f} points"
     return "holds here"
 
 

