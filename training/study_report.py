@@ -15,9 +15,7 @@ from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
 from training.study_plots import learned, plot_budgets, plot_learning, plot_rows, write_csv
 
 REPORT_FILE = "report.md"
-_LEAST_SEEDS = (
-    3  # for a verdict: two may agree by chance, and the interval by Student's t is then as wide as it is useless
-)
+_LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and Student's t then says next to nothing
 
 
 def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np.ndarray | None) -> None:
