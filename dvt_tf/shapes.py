@@ -22,6 +22,7 @@ STAMP, BLOB_STAMP = 48, 24  # samples a side at which the shape, and a blob, are
 _ANGLES = 360  # at which an outline's radius is tabled
 _OCTAVES = (3, 6, 12, 28)  # cells a side of the background's noise
 _WAVES = 4  # of a blob's outline
+_TURN = math.radians(15.0)  # of a shape at most, either way: turned at will they took many more images to be learned
 
 
 def shape_scenes(split: str, size: int | None = None, seed: int = 0) -> Scenes:
@@ -61,7 +62,7 @@ def draw_scenes(
     canvas = _with_blobs(rng, canvas, clutter)
 
     outline, pattern = which // len(PATTERNS), which % len(PATTERNS)
-    rows, columns = _turned(rng, (), STAMP)  # (B, P)
+    rows, columns = _turned(rng, (), STAMP, _TURN)  # (B, P)
     alpha = _inside(rows, columns, tf.gather(tf.constant(_outline_radii(), tf.float32), outline), STAMP)
     marks = _marks(rng, (), rows, columns, pattern)
     canvas = _painted(rng, canvas, alpha[:, None], marks[:, None], size[:, None], top[:, None], left[:, None])
@@ -98,7 +99,7 @@ def _spread(cells: int) -> np.ndarray:
 def _with_blobs(rng: Draws, canvas: tf.Tensor, clutter: tf.Tensor) -> tf.Tensor:
     """The clutter, in two layers: shapes without a regular outline that have the patterns of the others."""
     count = (MAX_BLOBS,)
-    rows, columns = _turned(rng, count, BLOB_STAMP)  # (B, F, P)
+    rows, columns = _turned(rng, count, BLOB_STAMP, math.pi)  # (B, F, P)
     angles = tf.constant(np.arange(_ANGLES) / _ANGLES * 2 * math.pi, tf.float32)
     phases = rng.uniform(0.0, 2 * math.pi, (*count, _WAVES))
     order = tf.range(2, _WAVES + 2, dtype=tf.float32)[:, None]  # from an ellipse's on
@@ -120,18 +121,20 @@ def _with_blobs(rng: Draws, canvas: tf.Tensor, clutter: tf.Tensor) -> tf.Tensor:
     return canvas
 
 
-def _turned(rng: Draws, count: tuple[int, ...], samples: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where samples x samples points lie in an object's own axes, -1 to 1 and turned: rows, columns (B, *count, P)."""
+def _turned(rng: Draws, count: tuple[int, ...], samples: int, most: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where samples x samples points lie in an object's own axes, -1 to 1 and turned by at most `most` radians: rows,
+    columns (B, *count, P)."""
     axis = (np.arange(samples) + 0.5) / samples * 2 - 1
     y, x = (tf.constant(part.reshape(-1), tf.float32) for part in np.meshgrid(axis, axis, indexing="ij"))
-    turn = rng.uniform(-math.pi, math.pi, count)[..., None]
+    turn = rng.uniform(-most, most, count)[..., None]
     stretch = tf.exp(rng.uniform(-0.12, 0.12, count))[..., None]
     cosine, sine = tf.cos(turn), tf.sin(turn)
     return (cosine * y - sine * x) * stretch, (sine * y + cosine * x) / stretch
 
 
 def _outline_radii() -> np.ndarray:
-    """(outlines, angles): how far each outline is from its middle in each direction; the farthest about 0.9."""
+    """(outlines, angles): how far each outline is from its middle in each direction, from upwards on; the farthest about
+    0.9."""
     angle = (np.arange(_ANGLES) + 0.5) / _ANGLES * 2 * math.pi
 
     def polygon(corners: int, inner: float) -> np.ndarray:
@@ -147,7 +150,7 @@ def _outline_radii() -> np.ndarray:
     cross = np.minimum(np.maximum(arm / np.minimum(c, s).clip(1e-9), 0.0), 0.86 / np.maximum(c, s))
     radii = {
         "disc": np.full(_ANGLES, 0.75),
-        "square": 0.9 * polygon(4, math.cos(math.pi / 4)),
+        "square": np.roll(0.9 * polygon(4, math.cos(math.pi / 4)), _ANGLES // 8),  # on a side, not on a corner
         "triangle": 0.9 * polygon(3, math.cos(math.pi / 3)),
         "star": 0.9 * polygon(5, 0.42),
         "cross": cross,
@@ -157,7 +160,7 @@ def _outline_radii() -> np.ndarray:
 
 def _inside(rows: tf.Tensor, columns: tf.Tensor, radii: tf.Tensor, samples: int) -> tf.Tensor:
     """Points (..., P) and radii (..., angles) -> opacity (..., samples, samples), with a soft edge of a sample."""
-    angle = tf.math.atan2(columns, rows) / (2 * math.pi)
+    angle = tf.math.atan2(columns, -rows) / (2 * math.pi)  # 0 is upwards
     number = tf.cast(tf.floor((angle % 1.0) * _ANGLES), tf.int32) % _ANGLES
     radius = tf.gather(radii, number, batch_dims=len(radii.shape) - 1)
     distance = radius - tf.sqrt(tf.square(rows) + tf.square(columns))

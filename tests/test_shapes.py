@@ -92,3 +92,29 @@ def test_patterns_are_told_by_their_marks() -> None:
 
 def test_classes_are_all_pairs() -> None:
     assert len(set(CLASS_NAMES)) == len(OUTLINES) * len(PATTERNS) == 15
+
+
+def test_shapes_stand_upright_but_for_a_few_degrees() -> None:
+    most = math.radians(15.0)
+    rng = shapes.Draws(tf.constant([1, 2]), tf.constant(400))
+    rows, columns = shapes._turned(rng, (), 2, most)
+    # A point at (1, 1) without turning: its direction, with the stretch taken out, is the turn.
+    stretch = tf.sqrt(tf.abs((rows[:, 3] + rows[:, 1]) / (columns[:, 3] - columns[:, 1])))
+    turn = (tf.math.atan2(columns[:, 3] * stretch, rows[:, 3] / stretch) - math.pi / 4).numpy()
+    assert np.abs(turn).max() <= most + 1e-4
+    assert turn.min() < -0.9 * most
+    assert turn.max() > 0.9 * most
+
+    axis = (np.arange(STAMP) + 0.5) / STAMP * 2 - 1
+    y, x = (tf.constant(part.reshape(1, -1), tf.float32) for part in np.meshgrid(axis, axis, indexing="ij"))
+    radii = dict(zip(OUTLINES, shapes._outline_radii(), strict=True))
+    inside = {
+        name: shapes._inside(y, x, tf.constant(radius[None], tf.float32), STAMP).numpy()[0]
+        for name, radius in radii.items()
+    }
+    width = {name: alpha.sum(1) for name, alpha in inside.items()}  # of every row, from above
+    np.testing.assert_allclose(width["square"][9:39], width["square"][24], atol=1.5)  # stands on a side
+    assert width["triangle"][10] < 0.5 * width["triangle"][32]  # on a side, its corner above
+    for name, alpha in inside.items():
+        # A point between two tabled directions may fall to either.
+        assert np.abs(alpha - alpha[:, ::-1]).mean() < 1e-3, name
