@@ -133,8 +133,7 @@ def _turned(rng: Draws, count: tuple[int, ...], samples: int, most: float) -> tu
 
 
 def _outline_radii() -> np.ndarray:
-    """(outlines, angles): how far each outline is from its middle in each direction, from upwards on; the farthest about
-    0.9."""
+    """(outlines, angles): radius of each outline in every direction from upwards on, about 0.9 at most."""
     angle = (np.arange(_ANGLES) + 0.5) / _ANGLES * 2 * math.pi
 
     def polygon(corners: int, inner: float) -> np.ndarray:
