@@ -94,6 +94,19 @@ def test_classes_are_all_pairs() -> None:
     assert len(set(CLASS_NAMES)) == len(OUTLINES) * len(PATTERNS) == 15
 
 
+def test_only_blobs_are_turned_at_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = {}
+    turned = shapes._turned
+
+    def noted(rng: shapes.Draws, count: tuple[int, ...], samples: int, at_most: float) -> tuple[tf.Tensor, tf.Tensor]:
+        most[samples] = at_most
+        return turned(rng, count, samples, at_most)
+
+    monkeypatch.setattr(shapes, "_turned", noted)
+    draw_scenes(tf.range(15), tf.constant([0, 1]))
+    assert most == {STAMP: pytest.approx(math.radians(15.0)), shapes.BLOB_STAMP: math.pi}
+
+
 def test_shapes_stand_upright_but_for_a_few_degrees() -> None:
     most = math.radians(15.0)
     rng = shapes.Draws(tf.constant([1, 2]), tf.constant(400))
