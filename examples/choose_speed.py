@@ -58,20 +58,38 @@ def for_budget(card: Mapping[str, Any], budget: float) -> tuple[list[float], str
     return thresholds, f"on {table.get('data', 'held-out images')}: {table['measure']} {right:.3f} at {cost:.3g} GFLOPs"
 
 
-def for_guarantee(card: Mapping[str, Any]) -> tuple[list[float], str]:
-    """The card's own thresholds, if there is a promise about them, and the promise."""
-    promise = card["thresholds"].get("guarantee")
-    if not promise:
+def for_guarantee(card: Mapping[str, Any], number: int = 0) -> tuple[list[float], str]:
+    """The thresholds that the card makes a promise about, and the promise.
+
+    Without a number (from 1, as they stand in the card) it is the one in use, or else the only one there is.
+    """
+    own = card["thresholds"]
+    promises = card.get("guarantees") or ([own] if "guarantee" in own else [])
+    if not promises:
         raise ClientError(
             "the card makes no promise; `dvt calibrate --model DIR --data SPEC --max-disagreement P` does"
         )
+    if number == 0 and "guarantee" in own:
+        chosen = own
+    elif number == 0 and len(promises) == 1:
+        chosen = promises[0]
+    elif 1 <= number <= len(promises):
+        chosen = promises[number - 1]
+    else:
+        there = "; ".join(f"--guarantee {at}: {promise(entry)}" for at, entry in enumerate(promises, 1))
+        raise ClientError(f"the promises of the card, of which one is to be chosen: {there}")
+    return chosen["values"], promise(chosen)
+
+
+def promise(entry: Mapping[str, Any]) -> str:
+    """What is promised of an entry's thresholds."""
+    made = entry["guarantee"]
     words = {
         "disagreement": "get another answer than the full cascade's",
         "accuracy_drop": "are answered wrongly where the full cascade is right",
-    }[promise["risk"]]
-    level, confidence = 100 * promise["level"], 100 * promise["confidence"]
-    text = f"promised with {confidence:g} % confidence, about {promise['about']}: at most {level:g} % {words}"
-    return card["thresholds"]["values"], text
+    }[made["risk"]]
+    level, confidence = 100 * made["level"], 100 * made["confidence"]
+    return f"promised with {confidence:g} % confidence, about {made['about']}: at most {level:g} % {words}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,14 +101,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--budget", type=float, metavar="G", help="at most this mean cost, in GFLOPs (multiply-adds)")
-    how.add_argument("--guarantee", action="store_true", help="thresholds that the card makes a promise about")
+    how.add_argument(
+        "--guarantee",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="thresholds that the card makes a promise about, which one where there are several",
+    )
     parser.add_argument("--server", default="http://localhost:8501", metavar="URL", help="default %(default)s")
     parser.add_argument("--model", default="dvt", metavar="NAME", help="its name on the server; default %(default)s")
     parser.add_argument("--rows", type=int, default=8, metavar="N", help="images in a request; default %(default)s")
     given = parser.parse_args(arguments)
     try:
         card = read_card(given.card)
-        thresholds, expected = for_guarantee(card) if given.guarantee else for_budget(card, given.budget)
+        if given.guarantee is None:
+            thresholds, expected = for_budget(card, given.budget)
+        else:
+            thresholds, expected = for_guarantee(card, given.guarantee)
         images = read_files(given.files)
         print(f"thresholds {', '.join('never' if value > 1 else f'{value:.3g}' for value in thresholds)}; {expected}")
         # With the version in the address nobody sends a version thresholds that were chosen for another one.

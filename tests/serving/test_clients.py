@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format, wrappers_pb2
 
 from dvt_tf.calibration import thresholds_for_budget
+from dvt_tf.cascade import PRETRAINED
 from tests.serving.files import broken_files, good_files
 from tests.serving.models import Alone, Exported
 from tests.serving.running import ROOT, RunningServer
@@ -167,6 +168,22 @@ def test_choose_speed_chooses_as_the_library_does(
             expected, _ = thresholds_for_budget(each, [gmacs[0], budget / 2, gmacs[1]], budget)  # type: ignore[arg-type]
             assert choose_speed.for_budget(each, budget)[0] == expected
     assert choose_speed.for_budget(card, 1e-6)[0] == [0.0, 0.0]
+
+
+def test_choose_speed_takes_a_promise_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    choose_speed = importlib.import_module("choose_speed")
+    card = choose_speed.read_card(PRETRAINED / "dvt_tiny_digits" / "config.json")
+    one, other = card["guarantees"]
+    assert choose_speed.for_guarantee(card, 2) == (other["values"], choose_speed.promise(other))
+    assert "5 % get another answer" in choose_speed.promise(other)
+    for number in (0, 3):  # none of them is in use
+        with pytest.raises(
+            choose_speed.ClientError, match=r"--guarantee 1: .* 1 % are answered wrongly .*--guarantee 2: "
+        ):
+            choose_speed.for_guarantee(card, number)
+    assert choose_speed.for_guarantee({**card, "guarantees": [one]})[0] == one["values"]
+    assert choose_speed.for_guarantee({**card, "thresholds": other})[0] == other["values"]
 
 
 def test_bad_input_to_choose_speed_is_one_line(pictures: list[Path], exported: Exported, tmp_path: Path) -> None:
