@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,42 +140,41 @@ class SceneData:
     def keep(self, folder: Path, plan: Plan) -> None:
         """Draws the scenes of a plan ahead, into files from which `batches` then reads them; about 37 KB a scene.
 
-        What is there already is not drawn again, and what another process draws is waited for. Scenes of another seed,
-        recipe or version of the drawing are removed from the folder.
+        What is there already is not drawn again. Two processes draw at once, one from each end; others wait for them.
+        Scenes of another seed, recipe or version of the drawing are removed from the folder. Where they would take more
+        than half of what is free, that is said, and they are drawn as they are needed.
 
         Raises:
-            OSError: there is no room for them, or a file cannot be written.
+            OSError: a file cannot be written.
         """
         stream = folder / self._stream()
         stream.mkdir(parents=True, exist_ok=True)
         kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
-        with held(folder / ".lock", wait=True):
-            for other in folder.iterdir():
-                if other.is_dir() and other != stream:
-                    shutil.rmtree(other)
-            self._draw_ahead(kept, folder)
+        with _turn(folder) as backwards:
+            if not backwards:
+                for other in folder.iterdir():
+                    if other.is_dir() and other != stream:
+                        shutil.rmtree(other)
+            needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
+            if needed > free / 2:
+                room = f"{needed / 1e9:.1f} GB in {folder}, more than half of what is free ({free / 1e9:.1f} GB)"
+                print(f"scenes are drawn as they are needed, not ahead: that takes {room}", flush=True)
+                return
+            if needed:
+                print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
+            kept.draw(self._arrays, backwards)
         self._kept = kept
 
-    def _draw_ahead(self, kept: KeptScenes, folder: Path) -> None:
-        needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
-        if needed > free / 2:
-            raise OSError(
-                f"{folder}: scenes drawn ahead take {needed / 1e9:.1f} GB, which must be at most half of what is free "
-                f"({free / 1e9:.1f} GB); --redraw draws them in every cell instead"
-            )
-        if needed:
-            print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
-        kept.draw(
-            lambda steps: self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
-        )
+    def _arrays(self, steps: Sequence[int]) -> Iterator[SceneBatch]:
+        return self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
 
     def _stream(self) -> str:
         """What decides which scenes are drawn, as a name: the seed, fields of the recipe and the code that draws."""
         recipe = self.recipe
         fields = (recipe.batch_size, recipe.curriculum_images, recipe.curriculum_min_size, recipe.curriculum_clutter)
         digest = hashlib.sha256(repr((self.name, fields)).encode())
-        for module in (scenes_module, sys.modules[self.data.draw.__module__]):
-            digest.update(Path(str(module.__file__)).read_bytes())
+        for code in (scenes_module, sys.modules[self.data.draw.__module__], SceneData._drawn):
+            digest.update(inspect.getsource(code).encode())
         return f"seed{recipe.seed}_{digest.hexdigest()[:12]}"
 
     def _drawn(self, steps: tf.data.Dataset) -> tf.data.Dataset:
@@ -200,3 +201,15 @@ class SceneData:
     def validation(self, card: Mapping[str, Any], batch_size: int, limit: int = 0) -> tf.data.Dataset:
         """See `TrainingData`: the val split's scenes."""
         return datasets.load(self.name, "val", card, batch_size, limit=limit)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[bool]:
+    """Within it this process may draw into a folder -> whether from its end, as another draws from its beginning."""
+    beginning, end = folder / ".lock", folder / ".lock_backwards"
+    with ExitStack() as stack:
+        for lock, wait in ((beginning, False), (end, False), (beginning, True)):
+            with suppress(BlockingIOError):
+                stack.enter_context(held(lock, wait))
+                break
+        yield lock == end

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from dvt_tf.files import written_whole
 from dvt_tf.scenes import SCENE_SIZE
+from training.locks import held
 
 STEPS_A_FILE = 100
 _PIXELS = SCENE_SIZE * SCENE_SIZE * 3
@@ -42,27 +43,37 @@ class KeptScenes:
         """Of the files that are not there yet."""
         return sum(self._bytes(number) for number in self._missing())
 
-    def draw(self, batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]]) -> None:
+    def draw(self, batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]], backwards: bool = False) -> None:
         """Draws what is not there yet; one that is interrupted goes on from the last whole file.
 
         Args:
             batches_of: steps -> the scenes of each, as arrays.
+            backwards: from the last file to the first, as a second process does that draws meanwhile, till they meet.
 
         Raises:
             OSError: a file cannot be written.
         """
-        missing = self._missing()
-        if not missing:
-            return
-        batches = batches_of([step for number in missing for step in self._steps(number)])
-        for number in track(missing, "drawing scenes", console=Console(stderr=True), transient=True):
+        while missing := self._missing():
+            self._draw_files(missing[::-1] if backwards else missing, batches_of)
+
+    def _draw_files(self, numbers: Sequence[int], batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]]) -> None:
+        """Up to one that is there by now."""
+        batches = batches_of([step for number in numbers for step in self._steps(number)])
+        console = Console()  # no terminal where several cells are trained: their bars would fight over it
+        for number in track(
+            numbers, "drawing scenes", console=console, transient=True, disable=not console.is_terminal
+        ):
+            if self._whole(number):
+                break
             scenes = np.empty((len(self._steps(number)), self.batch_size), _SCENE)
             for place in range(len(scenes)):
                 batch = next(batches)
                 scenes["which"][place], scenes["box"][place] = batch.which, batch.box
                 scenes["pixels"][place] = np.reshape(batch.pixels, (self.batch_size, _PIXELS))
-            with written_whole(self._file(number)) as temporary:
-                scenes.tofile(temporary)
+            with held(self.folder / ".lock", wait=True):  # where two meet, both may have drawn the same file
+                if not self._whole(number):
+                    with written_whole(self._file(number)) as temporary:
+                        scenes.tofile(temporary)
 
     def read(self, first_step: int) -> tf.data.Dataset:
         """A `SceneBatch` for each step from `first_step` on."""
@@ -92,9 +103,9 @@ class KeptScenes:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05}.scenes"
 
-    def _missing(self) -> list[int]:
-        def whole(number: int) -> bool:
-            path = self._file(number)
-            return path.is_file() and path.stat().st_size == self._bytes(number)
+    def _whole(self, number: int) -> bool:
+        path = self._file(number)
+        return path.is_file() and path.stat().st_size == self._bytes(number)
 
-        return [number for number in range(self._files()) if not whole(number)]
+    def _missing(self) -> list[int]:
+        return [number for number in range(self._files()) if not self._whole(number)]

@@ -94,7 +94,7 @@ def test_interrupted_drawing_goes_on_from_the_last_whole_file(tmp_path: Path) ->
     kept = KeptScenes(tmp_path, 4, 7)
     with pytest.raises(Interrupted):
         kept.draw(lambda steps: made_up(steps, fails_at=4))
-    assert [path.name for path in tmp_path.iterdir()] == ["00000.scenes"]
+    assert [path.name for path in tmp_path.glob("*.scenes*")] == ["00000.scenes"]
     begun: list[int] = []
 
     def again(steps: Sequence[int]) -> Iterator[SceneBatch]:
@@ -107,6 +107,33 @@ def test_interrupted_drawing_goes_on_from_the_last_whole_file(tmp_path: Path) ->
     read = list(kept.read(0).as_numpy_iterator())
     assert [batch.which.tolist() for batch in read] == [[step] * 4 for step in range(7)]
     assert all((batch.box == step / 2).all() and (batch.pixels == step).all() for step, batch in enumerate(read))
+
+
+@pytest.mark.parametrize("meet_at", [0, 1, 2])
+def test_two_draw_from_both_ends_till_they_meet(meet_at: int, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "both").mkdir()
+    alone, kept = KeptScenes(tmp_path / "alone", 4, 7), KeptScenes(tmp_path / "both", 4, 7)
+    ahead: list[int] = []
+    back: list[int] = []
+
+    def forwards(steps: Sequence[int]) -> Iterator[SceneBatch]:
+        for step, batch in zip(steps, made_up(steps), strict=True):
+            ahead.append(step)
+            if step == 3 * meet_at:  # here the other draws what it has left, this file as well
+                kept.draw(from_the_end, backwards=True)
+            yield batch
+
+    def from_the_end(steps: Sequence[int]) -> Iterator[SceneBatch]:
+        back.extend(steps)
+        return made_up(steps)
+
+    kept.draw(forwards)
+    assert back == [6, 3, 4, 5, 0, 1, 2][: 7 - 3 * meet_at]
+    assert ahead == list(range(min(7, 3 * meet_at + 3)))  # and no further
+    alone.draw(made_up)
+    one, other = ({path.name: path.read_bytes() for path in k.folder.glob("*.scenes*")} for k in (alone, kept))
+    assert one == other
 
 
 def test_a_file_that_is_too_short_is_drawn_again(tmp_path: Path) -> None:
@@ -159,21 +186,59 @@ class Usage(NamedTuple):
     free: int
 
 
-def test_too_little_room_is_said_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_blank")
+def test_with_too_little_room_scenes_are_drawn_as_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("training.data.shutil.disk_usage", lambda path: Usage(2_000_000))
     found = opened()
-    with pytest.raises(OSError, match=r"0\.0 GB, which must be at most half of what is free \(0\.0 GB\); --redraw"):
-        found.keep(tmp_path, PLAN)
+    found.keep(tmp_path, PLAN)
+    assert "scenes are drawn as they are needed, not ahead: that takes 0.0 GB in" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/*.scenes"))
+    assert len(batches(found)) == 7
+
+
+def test_where_two_meet_the_first_file_stays(tmp_path: Path) -> None:
+    kept = KeptScenes(tmp_path, 4, 3)
+    begun = threading.Event()
+
+    def batches_of(steps: Sequence[int]) -> Iterator[SceneBatch]:
+        begun.set()
+        return made_up(steps)
+
+    drawing = threading.Thread(target=kept.draw, args=(batches_of,))
+    with held(tmp_path / ".lock", wait=False):  # as the other has it that writes the same file
+        drawing.start()
+        assert begun.wait(60)
+        drawing.join(0.5)
+        assert drawing.is_alive()
+        assert not list(tmp_path.glob("*.scenes*"))
+        first = b"\1" * kept.missing_bytes()
+        (tmp_path / "00000.scenes").write_bytes(first)
+    drawing.join(60)
+    assert [path.read_bytes() for path in tmp_path.glob("*.scenes*")] == [first]
 
 
 @pytest.mark.usefixtures("_blank")
-def test_what_another_process_draws_is_waited_for(tmp_path: Path) -> None:
+def test_beside_a_process_that_draws_another_draws_from_the_other_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backwards: list[bool] = []
+    monkeypatch.setattr(KeptScenes, "draw", lambda kept, batches_of, back: backwards.append(back))
+    opened().keep(tmp_path, PLAN)
+    with held(tmp_path / ".lock", wait=False):
+        opened().keep(tmp_path, PLAN)
+    opened().keep(tmp_path, PLAN)
+    assert backwards == [False, True, False]
+
+
+@pytest.mark.usefixtures("_blank")
+def test_what_two_other_processes_draw_is_waited_for(tmp_path: Path) -> None:
     opened().keep(tmp_path, PLAN)
     [stream] = folders_in(tmp_path)
     found = opened()
     reading = threading.Thread(target=found.keep, args=(tmp_path, PLAN))
-    with held(stream.parent / ".lock", wait=False):
+    with held(tmp_path / ".lock", wait=False), held(tmp_path / ".lock_backwards", wait=False):
         last = stream / "00002.scenes"
         records = last.read_bytes()
         last.unlink()
