@@ -13,7 +13,8 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -231,15 +232,19 @@ def _train_missing(
     done = outcomes(options.out, cells)
     _remove_scenes(options.out, cells, done)  # an earlier command may have been killed before it came to it
     failed: dict[Cell, str] = {}
+    begun: dict[Cell, float] = {}
+    seconds: dict[Cell, float] = {}  # that cells took here; before one has ended, what the epochs of others took
+    in_epochs = {cell: outcome.seconds for cell, outcome in done.items()}
     waiting = [cell for cell in cells if cell not in done]
 
     def begin(cell: Cell, cores: Cores) -> CellProcess:
         left = sum(amount for other, amount in work.items() if other not in {*done, *failed})
-        rate = len(shares) * _rate(done, work)
+        rate = len(shares) * _rate(seconds or in_epochs, work)
         told = f", {duration(left / rate)} left in all" if rate else ""
         number = cells.index(cell) + 1
         print(f"cell {number} of {len(cells)}: {cell.configuration}, seed {cell.seed}{told}", flush=True)
-        redraw = [] if _shares_scenes(options.out, cell, cells, done) else ["--redraw"]
+        redraw = [] if _shares_scenes(options.out, cell, cells, {*done, *failed}) else ["--redraw"]
+        begun[cell] = time.monotonic()
         return CellProcess(cell, [*arguments, *redraw, "--cell", cell.name], cores, lock)
 
     in_a_row = 0
@@ -253,6 +258,7 @@ def _train_missing(
                     failed[waiting[0]] = f"and those after it: not tried after {_FAILURES} failures in a row"
                     waiting.clear()
                 continue
+            seconds[cell] = time.monotonic() - begun[cell]
             done = outcomes(options.out, cells)
             _remove_scenes(options.out, cells, done)
             try:
@@ -268,9 +274,9 @@ def _remove_scenes(out: Path, cells: Sequence[Cell], done: Collection[Cell]) -> 
         shutil.rmtree(scenes_of(out, seed), ignore_errors=True)
 
 
-def _rate(done: dict[Cell, Outcome], work: dict[Cell, float]) -> float:
-    """The work of cells per second, the median of those that are done: a cell may have been paused."""
-    rates = [work[cell] / outcome.seconds for cell, outcome in done.items() if outcome.seconds]
+def _rate(seconds: Mapping[Cell, float], work: Mapping[Cell, float]) -> float:
+    """The work of a cell per second, the median of those that took so long: one may have been paused."""
+    rates = [work[cell] / took for cell, took in seconds.items() if took]
     return statistics.median(rates) if rates else 0.0
 
 

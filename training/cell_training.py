@@ -55,11 +55,12 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits.
 
     Args:
-        redraw: whether drawn scenes are drawn as they are needed, not once for all cells of a seed.
+        redraw: whether drawn scenes are drawn as they are needed, not once for all cells of a seed; so they are, too,
+            where there is no room for them.
 
     Raises:
         ValueError, FileNotFoundError: as `train`, or one of the splits is not there; nothing is trained then.
-        OSError: as `train`, or there is no room for the scenes.
+        OSError: as `train`, or the scenes cannot be written.
     """
     from dvt_tf.cascade import DynamicVisionTransformer, preset_card
     from dvt_tf.results import exit_results
@@ -68,6 +69,7 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     from training.reporting import HISTORY_FILE, git_state, read_history, versions
     from training.run import MODEL, card_for, train
 
+    begun_by = {"versions": versions(), "git": git_state()}  # the code may be changed while the cell is trained
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     if not isinstance(found, SceneData):  # which are drawn in any case
@@ -87,7 +89,7 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     }
     if damaged:
         print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
-    made_by = {"described": described(recipe, cell, data, start_from), "versions": versions(), "git": git_state()}
+    made_by = {"described": described(recipe, cell, data, start_from), **begun_by}
     if origin := model.card["provenance"].get("started_from_weights"):
         made_by["started_from_weights"] = origin
     outcome = Outcome(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -139,18 +140,25 @@ def test_a_study_from_nothing_to_its_report(
 
 
 def test_the_time_left_is_told_from_the_second_cell_on(
-    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str]
+    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 0
+    arguments = ["--study", "feature-location", *study, "--only", "two_none", "--seeds"]
+    times = itertools.count(0, 5)
+    monkeypatch.setattr(ablate.time, "monotonic", lambda: float(next(times)))
+    assert ablate.main([*arguments, "2"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:2] == ["cell 1 of 2: two_none, seed 0", "cell 2 of 2: two_none, seed 1, 3 s left in all"]
+    assert printed[:2] == ["cell 1 of 2: two_none, seed 0", "cell 2 of 2: two_none, seed 1, 5 s left in all"]
+    monkeypatch.setattr(ablate, "shares_of_cores", lambda count: [None] * count)
+    times = itertools.count(0, 6)
+    assert ablate.main([*arguments, "5", "--at-once", "2"]) == 0
+    told = [line.partition("seed ")[2] for line in capsys.readouterr().out.splitlines()[:3]]
+    # Two at a time, 3 left: by what the epochs of kept ones took, 3 s each; then 1 left, after two that took 12 s each.
+    assert told == ["2, 4 s left in all", "3, 4 s left in all", "4, 6 s left in all"]
 
 
 def test_the_time_left_is_not_misled_by_a_cell_that_was_paused() -> None:
     cells = ablate.cells_of(["two_none"], 3)
-    made_by = {"described": {}, "versions": {}, "git": {}}
-    done = {cell: Outcome(np.array([0.1]), {}, {}, 20, seconds, made_by) for cell, seconds in zip(cells, (3, 5000, 4))}
-    assert ablate._rate(done, dict.fromkeys(cells, 12.0)) == 3.0
+    assert ablate._rate(dict(zip(cells, (3.0, 5000.0, 4.0))), dict.fromkeys(cells, 12.0)) == 3.0
 
 
 def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(

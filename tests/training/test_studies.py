@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from dvt_tf.cost import count_macs
+from dvt_tf.evaluation import budgets_between
 from dvt_tf.presets import PRESETS
+from dvt_tf.thresholds import choose, operate
 from tests.cascades import small_config
 from training import cells, study_plots, study_report
 from training.cells import Cell, Outcome
@@ -192,6 +194,24 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     for name in (*STUDIES,):
         plot = (tmp_path / f"{name}.png").read_bytes()
         assert plot.startswith(b"\x89PNG")
+
+
+def test_thresholds_of_a_curve_come_from_the_calibration_split_alone() -> None:
+    generator = np.random.default_rng(0)
+    right = generator.random((400, 2)) < (0.5, 0.8)
+    sure = np.where(right, 0.9, 0.1) * generator.random((400, 2))
+    gmacs = np.array([0.1, 0.3])
+    # On the calibration split those that are sure are right, on the test split those that are not.
+    told = Outcome(
+        gmacs, {"calibration": sure, "test": 1 - sure}, {"calibration": right, "test": right}, 1, 1.0, MADE_BY
+    )
+    costs, shares = study_plots.budgeted(told)
+    budgets = budgets_between(gmacs, len(costs)).tolist()
+    for split, same in (("calibration", True), ("test", False)):
+        chosen = choose(told.confidences[split], right, gmacs, budgets)
+        points = [operate(told.confidences["test"], right, gmacs, one.thresholds) for one in chosen]
+        assert ([(p.gmacs, p.accuracy) for p in points] == list(zip(costs, shares))) == same
+    assert shares.mean() < np.mean([p.accuracy for p in points])  # than those chosen on the test split
 
 
 def keep_histories(out: Path, found: Collection[Cell]) -> None:
