@@ -123,7 +123,7 @@ test-keras3: ## the tests that hang on Keras most, long ones too, on Keras 3 (al
 		echo "SKIPPED: Keras 3 needs Python 3.12 or 3.13 with venv, and none was found (name one: PYTHON_KERAS3=/path/to/python3.12)"; \
 	fi
 
-train-digits: setup ## train the bundled model again (hours); goes on where it was stopped
+train-digits: setup ## train a model like the bundled one (hours); goes on where it was stopped
 	$(PY) -m training.train --recipe digits --data digits --out runs/digits --resume $(ARGS)
 	$(PY) -m training.train --recipe digits_further --start-from runs/digits/model --data digits \
 		--out runs/digits_further --resume $(ARGS)
