@@ -9,6 +9,7 @@ from typing import Any
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import CascadeConfig, get_preset
+from dvt_tf.processor import vector_extensions
 from training.cells import KEPT, RUNS, SPLITS, Cell, Outcome, digest_of, keep_history, save_outcome, seconds_of
 from training.recipe import Recipe
 from training.schedule import Plan
@@ -69,7 +70,8 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     from training.reporting import HISTORY_FILE, git_state, read_history, versions
     from training.run import MODEL, card_for, train
 
-    begun_by = {"versions": versions(), "git": git_state()}  # the code may be changed while the cell is trained
+    # At the beginning, as the code may be changed while the cell is trained.
+    begun_by = {"versions": versions(), "git": git_state(), "processor": " ".join(vector_extensions())}
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     if not isinstance(found, SceneData):  # which are drawn in any case

@@ -47,9 +47,9 @@ class Outcome:
 
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
     images: that it was trained on. seconds: of its epochs, by its history. made_by: `described`, how it was trained,
-    which `refuse_others` compares; and `versions` of packages, `git` state of the code and, where it started from a
-    model, the digest of its weights, `started_from_weights`, which it does not. labels: by split, the `digest_of` the
-    images' labels; empty for one that was kept before there was this field.
+    which `refuse_others` compares; and `versions` of packages, `git` state of the code, what the `processor` has for
+    matmuls and, where it started from a model, the digest of its weights, `started_from_weights`, which it does not.
+    labels: by split, the `digest_of` the images' labels; empty for one that was kept before there was this field.
     """
 
     gmacs: np.ndarray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Claim, Study
 from training.study_plots import learned, plot_budgets, plot_learning, plot_rows, write_csv
 
 REPORT_FILE = "report.md"
+_NOT_NOTED = "not noted"
 _LEAST_SEEDS = 3  # for a verdict: two may agree by chance, and Student's t then says next to nothing
 
 
@@ -37,6 +39,10 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         "they err independently.",
         f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
+    processors = Counter(outcome.made_by.get("processor") or _NOT_NOTED for outcome in found.values())
+    if set(processors) != {_NOT_NOTED}:  # they differ in how they round
+        told = "; ".join(f"{name} ({count} of {len(found)} runs)" for name, count in processors.most_common())
+        parts.append(f"What the processors had for matmuls: {told}.")
     for name in studies:
         study = STUDIES[name]
         rows = [row for row in study.rows if seeds_of(found, row)]

@@ -18,6 +18,7 @@ import pytest
 
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import weights_digest
+from dvt_tf.processor import vector_extensions
 from tests.training.folders import make_folder
 from training import ablate
 from training.cell_training import described
@@ -132,6 +133,7 @@ def test_a_study_from_nothing_to_its_report(
         np.testing.assert_allclose(again.confidences[split], before.confidences[split], atol=1e-3)
     assert again.labels == before.labels
     assert set(again.labels) == set(SPLITS)
+    assert again.made_by["processor"] == " ".join(vector_extensions())
 
     origin = out / "runs" / "{configuration}_seed{seed}" / "model"
     assert ablate.main([*arguments, "--start-from", str(origin), "--out", str(tmp_path / "other")]) == 0

@@ -196,6 +196,17 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
         assert plot.startswith(b"\x89PNG")
 
 
+def test_the_report_says_what_processors_there_were(tmp_path: Path) -> None:
+    found = all_found()
+    study_report.write(tmp_path, ["feature-location"], found, "digits", None)
+    assert "processors" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    first = next(iter(found))
+    found[first] = dataclasses.replace(found[first], made_by={**MADE_BY, "processor": "avx2 avx512f"})
+    study_report.write(tmp_path, ["feature-location"], found, "digits", None)
+    told = f"not noted ({len(found) - 1} of {len(found)} runs); avx2 avx512f (1 of {len(found)} runs)."
+    assert told in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_thresholds_of_a_curve_come_from_the_calibration_split_alone() -> None:
     generator = np.random.default_rng(0)
     right = generator.random((400, 2)) < (0.5, 0.8)
