@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -25,7 +26,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from tests.training.folders import RECIPE
-from training import validation
+from training import reporting, validation
 from training.devices import make_strategy
 from training.run import train
 
@@ -55,16 +56,25 @@ def main(folder: Path) -> None:
         tf.numpy_function(lambda value: counted.append(value.tolist()), [total], [])
         return total
 
+    logged: list[dict[str, float]] = []
+    written = reporting.HistoryFile.on_epoch_end
+
+    def keep(self: reporting.HistoryFile, epoch: int, logs: dict[str, Any]) -> None:
+        logged.append({key: float(value) for key, value in logs.items()})  # in the file they are rounded
+        written(self, epoch, logs)
+
     validation.Validation._count_right = note
+    reporting.HistoryFile.on_epoch_end = keep
     mirrored = make_strategy("mirrored")
     for name, strategy in (("one", make_strategy("one")), ("eight", mirrored)):
         counted.clear()
+        logged.clear()
         train(GRADIENTS, f"folder:{folder / 'data'}", folder / name, strategy)
         validated[name] = np.sum(counted, 0).tolist()
         states[name] = safetensors.numpy.load_file(folder / name / "state.safetensors")
         with (folder / name / "history.csv").open(newline="") as file:
-            rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
-        histories[name] = [float(value) for row in rows for value in row.values()]
+            rows = [{**row, **logs} for row, logs in zip(csv.DictReader(file), logged, strict=True)]
+        histories[name] = [float(v) for row in rows for k, v in row.items() if k != "images_per_second"]
     shadow = {key.removeprefix("shadow/"): value for key, value in states["one"].items() if key.startswith("shadow/")}
 
     def apart(kind: str) -> float:
