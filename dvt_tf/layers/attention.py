@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.linear import Linear, linear_start
+from dvt_tf.layers.matmul import matmul
 
 
 class AttentionMath:
@@ -30,10 +31,10 @@ class AttentionMath:
         query, key, value = tf.unstack(tf.transpose(qkv, (2, 0, 3, 1, 4)))  # each (B, heads, N, width)
         if self.scale != 1:
             query *= tf.cast(self.scale, query.dtype)
-        logits = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)  # (B, heads, N, N)
+        logits = tf.cast(matmul(query, key, transpose_b=True), tf.float32)  # (B, heads, N, N)
         if relationship is not None:
             logits += relationship
-        mixed = tf.matmul(tf.cast(tf.nn.softmax(logits), value.dtype), value)  # (B, heads, N, width)
+        mixed = matmul(tf.cast(tf.nn.softmax(logits), value.dtype), value)  # (B, heads, N, width)
         mixed = tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (-1, length, dim))
         return self.projection(mixed), logits
 

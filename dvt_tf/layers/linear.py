@@ -7,6 +7,8 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow import keras
 
+from dvt_tf.layers.matmul import matmul
+
 
 def sum_rows(rows: tf.Tensor) -> tf.Tensor:
     """(..., D) -> (D,), summed in float32.
@@ -18,7 +20,7 @@ def sum_rows(rows: tf.Tensor) -> tf.Tensor:
     if rows.dtype != tf.bfloat16:
         return tf.raw_ops.BiasAddGrad(out_backprop=rows)
     rows = tf.reshape(rows, (-1, rows.shape[-1]))
-    return tf.matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
+    return matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
 
 
 @tf.custom_gradient
@@ -44,7 +46,7 @@ class Linear(keras.layers.Dense):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (D, units)
-        rows = tf.matmul(tf.reshape(tf.cast(inputs, self.compute_dtype), (-1, kernel.shape[0])), kernel)
+        rows = matmul(tf.reshape(tf.cast(inputs, self.compute_dtype), (-1, kernel.shape[0])), kernel)
         if self.use_bias:
             rows = add_bias(rows, tf.cast(tf.convert_to_tensor(self.bias), self.compute_dtype))
         shape = [tf.shape(inputs)[i] if size is None else size for i, size in enumerate(inputs.shape[:-1])]

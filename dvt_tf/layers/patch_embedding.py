@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.linear import add_bias
+from dvt_tf.layers.matmul import matmul
 
 
 def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
@@ -68,7 +69,7 @@ class PatchEmbedding(keras.layers.Layer):
         size, grid = self.kernel_size, self.grid
         patches = cut_patches(tf.cast(images, self.compute_dtype), grid, size, self.padding)
         kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), (size * size * 3, self.dim))
-        tokens = add_bias(tf.matmul(patches, kernel), tf.cast(self.bias, self.compute_dtype))
+        tokens = add_bias(matmul(patches, kernel), tf.cast(self.bias, self.compute_dtype))
         return tf.reshape(tokens, (-1, grid * grid, self.dim))  # (B, g g, dim)
 
     def get_config(self) -> dict[str, Any]:

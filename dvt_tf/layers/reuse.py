@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from dvt_tf.layers.linear import add_bias
+from dvt_tf.layers.matmul import matmul
 from dvt_tf.layers.mlp import MLP, gelu
 from dvt_tf.layers.norm import LayerNorm, standardise
 
@@ -110,12 +111,12 @@ class GridResize(keras.layers.Layer):
     def call(self, maps: tf.Tensor, compiled: bool = False) -> tf.Tensor:
         matrix = tf.cast(tf.constant(self._matrix), maps.dtype)  # (T, S)
         if self.axes == 1:
-            return tf.matmul(matrix, maps)  # (B, T, C)
+            return matmul(matrix, maps)  # (B, T, C)
         rows, (channels, length) = tf.reshape(maps, (-1, maps.shape[-1])), maps.shape[1:3]
-        maps = tf.reshape(tf.matmul(rows, matrix, transpose_b=True), (-1, channels, length, matrix.shape[0]))
+        maps = tf.reshape(matmul(rows, matrix, transpose_b=True), (-1, channels, length, matrix.shape[0]))
         if compiled:
             return _compiled_resize(self.source, self.target)(maps)
-        return tf.matmul(matrix, maps)  # (B, C, T, T)
+        return matmul(matrix, maps)  # (B, C, T, T)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "source": self.source, "target": self.target, "axes": self.axes}
@@ -174,7 +175,7 @@ class FeatureReuse(keras.layers.Layer):
         bias = shift + tf.cast(tf.convert_to_tensor(self.mlp.fc1.bias), tf.float32)
         kernel *= tf.convert_to_tensor(self.norm.gamma)[:, None]
         rows = tf.reshape(tf.cast(standardised, self.compute_dtype), (-1, standardised.shape[-1]))  # (B S S, D)
-        hidden = tf.matmul(rows, tf.cast(kernel, self.compute_dtype))
+        hidden = matmul(rows, tf.cast(kernel, self.compute_dtype))
         hidden = gelu(add_bias(hidden, tf.cast(bias, self.compute_dtype)))  # (B S S, hidden)
         context = tf.reshape(tf.cast(self.mlp.fc2(hidden), tf.float32), (-1, self.source**2, self.out))
         return tf.pad(self.resize(context), [[0, 0], [1, 0], [0, 0]])  # (B, 1 + T T, out)
@@ -243,9 +244,9 @@ class RelationshipReuse(keras.layers.Layer):
         maps = tf.concat([*maps, tf.ones_like(maps[0][:, :1])], 1)  # (B, C + 1, S, S)
         maps = tf.reshape(maps, (-1, maps.shape[1], length * length))  # (B, C + 1, S S)
         kernel1, kernel2 = self._kernels()
-        hidden = tf.matmul(kernel1, maps)  # (B, hidden + 1, S S)
+        hidden = matmul(kernel1, maps)  # (B, hidden + 1, S S)
         hidden = tf.ensure_shape(_compiled_gelu(hidden), hidden.shape) if compiled else gelu(hidden)
-        maps = tf.matmul(kernel2, hidden)  # (B, blocks heads, S S)
+        maps = matmul(kernel2, hidden)  # (B, blocks heads, S S)
         maps = tf.reshape(maps, (-1, self.num_blocks, self.num_heads, length, length))
         return tf.unstack(maps, axis=1)
 
