@@ -40,7 +40,7 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
     processors = Counter(outcome.made_by.get("processor") or _NOT_NOTED for outcome in found.values())
-    if set(processors) != {_NOT_NOTED}:  # they differ in how they round
+    if set(processors) != {_NOT_NOTED}:  # their sums differ in the last bits
         told = "; ".join(f"{name} ({count} of {len(found)} runs)" for name, count in processors.most_common())
         parts.append(f"What the processors had for matmuls: {told}.")
     for name in studies:

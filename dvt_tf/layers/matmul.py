@@ -26,7 +26,7 @@ def rounds_bfloat16() -> bool:
 def matmul(a: tf.Tensor, b: tf.Tensor, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
     """`tf.matmul`, (..., N, K) and (..., K, M) -> (..., N, M) of their dtype, with sums in float32 that are rounded.
 
-    So are its gradients. Where TensorFlow cuts bfloat16 off, both are computed in float32: as exact, and as fast.
+    So are its gradients. Where TensorFlow cuts bfloat16 off, both are computed in float32, and cast.
     """
     if a.dtype != tf.bfloat16 or rounds_bfloat16():
         return tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
