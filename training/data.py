@@ -104,6 +104,7 @@ class SceneData:
         self.classes = self.data.class_names
         self.damaged = DamagedImages(0, 0.0)
         self._kept: KeptScenes | None = None
+        self._in_use = ExitStack()  # holds the kept scenes, so that nobody removes them
 
     def batches(
         self,
@@ -141,29 +142,31 @@ class SceneData:
         """Draws the scenes of a plan ahead, into files from which `batches` then reads them; about 37 KB a scene.
 
         What is there already is not drawn again. Two processes draw at once, one from each end; others wait for them.
-        Scenes of another seed, recipe or version of the drawing are removed from the folder. Where they would take more
-        than half of what is free, that is said, and they are drawn as they are needed.
+        Scenes of another seed, recipe or version of the drawing are removed from the folder, unless a process still
+        reads them. Where they would take more than half of what is free, that is said, and they are drawn as they are
+        needed.
 
         Raises:
             OSError: a file cannot be written.
         """
         stream = folder / self._stream()
-        stream.mkdir(parents=True, exist_ok=True)
-        kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
-        with _turn(folder) as backwards:
-            if not backwards:
-                for other in folder.iterdir():
-                    if other.is_dir() and other != stream:
-                        shutil.rmtree(other)
-            needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
-            if needed > free / 2:
-                room = f"{needed / 1e9:.1f} GB in {folder}, more than half of what is free ({free / 1e9:.1f} GB)"
-                print(f"scenes are drawn as they are needed, not ahead: that takes {room}", flush=True)
-                return
-            if needed:
-                print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
-            kept.draw(self._arrays, backwards)
-        self._kept = kept
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as in_use:
+            in_use.enter_context(held(_in_use_lock(stream), wait=True, shared=True))
+            stream.mkdir(exist_ok=True)
+            kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
+            with _turn(folder) as backwards:
+                if not backwards:
+                    _remove_others(stream)
+                needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
+                if needed > free / 2:
+                    room = f"{needed / 1e9:.1f} GB in {folder}, more than half of what is free ({free / 1e9:.1f} GB)"
+                    print(f"scenes are drawn as they are needed, not ahead: that takes {room}", flush=True)
+                    return
+                if needed:
+                    print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
+                kept.draw(self._arrays, backwards)
+            self._kept, self._in_use = kept, in_use.pop_all()
 
     def _arrays(self, steps: Sequence[int]) -> Iterator[SceneBatch]:
         return self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
@@ -213,3 +216,16 @@ def _turn(folder: Path) -> Iterator[bool]:
                 stack.enter_context(held(lock, wait))
                 break
         yield lock == end
+
+
+def _in_use_lock(stream: Path) -> Path:
+    """What is held as long as a process reads the scenes of this folder; beside it, so that it outlives the folder."""
+    return stream.with_name(f".{stream.name}.in_use")
+
+
+def _remove_others(stream: Path) -> None:
+    """The scenes beside these that no process reads."""
+    for other in stream.parent.iterdir():
+        if other.is_dir() and other != stream:
+            with suppress(BlockingIOError), held(_in_use_lock(other), wait=False):
+                shutil.rmtree(other)

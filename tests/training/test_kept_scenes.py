@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -172,6 +173,21 @@ def test_scenes_of_another_stream_are_not_taken(changes: dict[str, int], tmp_pat
     opened(dataclasses.replace(RECIPE, **changes)).keep(tmp_path, PLAN)
     [after] = folders_in(tmp_path)
     assert before.name != after.name
+
+
+@pytest.mark.usefixtures("_blank")
+def test_scenes_that_are_still_read_are_not_removed(tmp_path: Path) -> None:
+    reading = opened()
+    reading.keep(tmp_path, PLAN)
+    [read] = folders_in(tmp_path)
+    other = dataclasses.replace(RECIPE, seed=1)
+    opened(other).keep(tmp_path, PLAN)
+    assert read in folders_in(tmp_path)
+    assert len(batches(reading)) == 7
+    del reading
+    gc.collect()  # as when its process ends
+    opened(other).keep(tmp_path, PLAN)
+    assert read not in folders_in(tmp_path)
 
 
 @pytest.mark.usefixtures("_blank")

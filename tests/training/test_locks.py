@@ -1,4 +1,4 @@
-"""A file that one process holds at a time."""
+"""A file that one process holds at a time, or several share."""
 
 from __future__ import annotations
 
@@ -29,4 +29,13 @@ with held(pathlib.Path(sys.argv[1]), wait=True):
             other.wait(timeout=1)
     assert other.communicate(timeout=60)[0] == "held\n"
     with held(path, wait=False):
+        pass
+
+
+def test_who_shares_it_keeps_out_who_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    sharing = held(path, wait=False, shared=True), held(path, wait=False, shared=True)
+    with sharing[0], sharing[1], pytest.raises(BlockingIOError), held(path, wait=False):
+        pass
+    with held(path, wait=False), pytest.raises(BlockingIOError), held(path, wait=False, shared=True):
         pass
