@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +22,6 @@ from training.augment import Augmentation
 from training.damaged import DamagedImages
 from training.image_data import ImageData
 from training.kept_scenes import KeptScenes, SceneBatch
-from training.locks import held
 from training.mix import mix_batch
 from training.objective import exit_names, token_targets
 from training.recipe import Recipe
@@ -104,7 +101,6 @@ class SceneData:
         self.classes = self.data.class_names
         self.damaged = DamagedImages(0, 0.0)
         self._kept: KeptScenes | None = None
-        self._in_use = ExitStack()  # holds the kept scenes, so that nobody removes them
 
     def batches(
         self,
@@ -149,24 +145,9 @@ class SceneData:
         Raises:
             OSError: a file cannot be written.
         """
-        stream = folder / self._stream()
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as in_use:
-            in_use.enter_context(held(_in_use_lock(stream), wait=True, shared=True))
-            stream.mkdir(exist_ok=True)
-            kept = KeptScenes(stream, self.recipe.batch_size, plan.steps)
-            with _turn(folder) as backwards:
-                if not backwards:
-                    _remove_others(stream)
-                needed, free = kept.missing_bytes(), shutil.disk_usage(folder).free
-                if needed > free / 2:
-                    room = f"{needed / 1e9:.1f} GB in {folder}, more than half of what is free ({free / 1e9:.1f} GB)"
-                    print(f"scenes are drawn as they are needed, not ahead: that takes {room}", flush=True)
-                    return
-                if needed:
-                    print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {folder}", flush=True)
-                kept.draw(self._arrays, backwards)
-            self._kept, self._in_use = kept, in_use.pop_all()
+        kept = KeptScenes(folder / self._stream(), self.recipe.batch_size, plan.steps)
+        if kept.keep(self._arrays):
+            self._kept = kept
 
     def _arrays(self, steps: Sequence[int]) -> Iterator[SceneBatch]:
         return self._drawn(tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))).as_numpy_iterator()
@@ -204,28 +185,3 @@ class SceneData:
     def validation(self, card: Mapping[str, Any], batch_size: int, limit: int = 0) -> tf.data.Dataset:
         """See `TrainingData`: the val split's scenes."""
         return datasets.load(self.name, "val", card, batch_size, limit=limit)
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[bool]:
-    """Within it this process may draw into a folder -> whether from its end, as another draws from its beginning."""
-    beginning, end = folder / ".lock", folder / ".lock_backwards"
-    with ExitStack() as stack:
-        for lock, wait in ((beginning, False), (end, False), (beginning, True)):
-            with suppress(BlockingIOError):
-                stack.enter_context(held(lock, wait))
-                break
-        yield lock == end
-
-
-def _in_use_lock(stream: Path) -> Path:
-    """What is held as long as a process reads the scenes of this folder; beside it, so that it outlives the folder."""
-    return stream.with_name(f".{stream.name}.in_use")
-
-
-def _remove_others(stream: Path) -> None:
-    """The scenes beside these that no process reads."""
-    for other in stream.parent.iterdir():
-        if other.is_dir() and other != stream:
-            with suppress(BlockingIOError), held(_in_use_lock(other), wait=False):
-                shutil.rmtree(other)

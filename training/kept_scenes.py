@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,18 +35,51 @@ class KeptScenes:
     """The scenes of a run's steps in a folder, a file for every `STEPS_A_FILE` of them.
 
     Args:
-        folder: there already, with scenes of one stream alone. batch_size: scenes a step. steps: of the run.
+        folder: of one stream of scenes alone; folders of others stand beside it. batch_size: scenes a step.
+        steps: of the run.
     """
 
     def __init__(self, folder: Path, batch_size: int, steps: int) -> None:
         self.folder, self.batch_size, self.steps = folder, batch_size, steps
+        self._in_use = ExitStack()  # holds the scenes, so that nobody removes them
+
+    def keep(self, batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]]) -> bool:
+        """Draws what is not there yet and keeps all of it as long as this object lives -> whether there is room.
+
+        Two processes draw at once, one from each end; others wait for them. The first one removes the folders beside
+        this one whose scenes no process reads.
+
+        Args:
+            batches_of: steps -> the scenes of each, as arrays.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        beside = self.folder.parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as in_use:
+            in_use.enter_context(held(_in_use_lock(self.folder), wait=True, shared=True))
+            self.folder.mkdir(exist_ok=True)
+            with _turn(beside) as backwards:
+                if not backwards:
+                    _remove_others(self.folder)
+                needed, free = self.missing_bytes(), shutil.disk_usage(beside).free
+                if needed > free / 2:
+                    room = f"{needed / 1e9:.1f} GB in {beside}, more than half of what is free ({free / 1e9:.1f} GB)"
+                    print(f"scenes are drawn as they are needed, not ahead: that takes {room}", flush=True)
+                    return False
+                if needed:
+                    print(f"drawing scenes ahead, {needed / 1e9:.1f} GB in {beside}", flush=True)
+                self.draw(batches_of, backwards)
+            self._in_use = in_use.pop_all()
+        return True
 
     def missing_bytes(self) -> int:
         """Of the files that are not there yet."""
-        return sum(self._bytes(number) for number in self._missing())
+        return sum(map(self._bytes, self._missing()))
 
     def draw(self, batches_of: Callable[[Sequence[int]], Iterator[SceneBatch]], backwards: bool = False) -> None:
-        """Draws what is not there yet; one that is interrupted goes on from the last whole file.
+        """Draws into the folder what is not there yet; one that is interrupted goes on from the last whole file.
 
         Args:
             batches_of: steps -> the scenes of each, as arrays.
@@ -109,3 +144,28 @@ class KeptScenes:
 
     def _missing(self) -> list[int]:
         return [number for number in range(self._files()) if not self._whole(number)]
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[bool]:
+    """Within it this process may draw into a folder -> whether from its end, as another draws from its beginning."""
+    beginning, end = folder / ".lock", folder / ".lock_backwards"
+    with ExitStack() as stack:
+        for lock, wait in ((beginning, False), (end, False), (beginning, True)):
+            with suppress(BlockingIOError):
+                stack.enter_context(held(lock, wait))
+                break
+        yield lock == end
+
+
+def _in_use_lock(scenes: Path) -> Path:
+    """What is held as long as a process reads the scenes of this folder; beside it, so that it outlives the folder."""
+    return scenes.with_name(f".{scenes.name}.in_use")
+
+
+def _remove_others(scenes: Path) -> None:
+    """The scenes beside these that no process reads."""
+    for other in scenes.parent.iterdir():
+        if other.is_dir() and other != scenes:
+            with suppress(BlockingIOError), held(_in_use_lock(other), wait=False):
+                shutil.rmtree(other)

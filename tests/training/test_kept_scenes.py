@@ -206,7 +206,7 @@ class Usage(NamedTuple):
 def test_with_too_little_room_scenes_are_drawn_as_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("training.data.shutil.disk_usage", lambda path: Usage(2_000_000))
+    monkeypatch.setattr("training.kept_scenes.shutil.disk_usage", lambda path: Usage(2_000_000))
     found = opened()
     found.keep(tmp_path, PLAN)
     assert "scenes are drawn as they are needed, not ahead: that takes 0.0 GB in" in capsys.readouterr().out
