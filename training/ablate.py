@@ -258,8 +258,8 @@ def _train_missing(
                     failed[waiting[0]] = f"and those after it: not tried after {_FAILURES} failures in a row"
                     waiting.clear()
                 continue
-            seconds[cell] = time.monotonic() - begun[cell]
             done = outcomes(options.out, cells)
+            seconds[cell] = max(time.monotonic() - begun[cell], done[cell].seconds)  # resumed: mostly trained before
             _remove_scenes(options.out, cells, done)
             try:
                 write_results(options.out, _everything(options.out))
