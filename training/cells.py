@@ -149,6 +149,7 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
                 "images",
                 "seconds",
                 "commit",
+                "processor",
                 *(f"gmacs_{k}" for k in exits),
                 *(f"top1_{k}" for k in exits),
             ]
@@ -156,7 +157,8 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in found.items():
             blank = [""] * (most - len(outcome.gmacs))
             gmacs, top1 = ([f"{value:.6g}" for value in values] + blank for values in (outcome.gmacs, outcome.top1()))
-            line = [cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", _commit(outcome)]
+            made_by = [_commit(outcome), outcome.made_by.get("processor", "")]
+            line = [cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", *made_by]
             writer.writerow([*line, *gmacs, *top1])
 
 

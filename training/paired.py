@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 DRAWS = 4000  # of the bootstrap
+LEAST_SEEDS = 3  # to say something: two may agree by chance, and Student's t then says next to nothing
 _AT_ONCE = 200  # draws
 _INTERVAL = 0.95
 
@@ -34,7 +35,7 @@ def paired_difference(
     """What `more` has over `less`.
 
     Args:
-        more, less: of each seed, in the same order, (N,) bool: which images are right.
+        more, less: of each seed, in the same order, (N,): which images are right, or how often, from 0 to 1.
         groups: (N,) what an image was made of, where several are of one; they are drawn together. None: each by itself.
 
     The bootstrap draws seeds, and of the images whole groups, with replacement, both at once (McCullagh, "Resampling
@@ -63,3 +64,15 @@ def paired_difference(
 
         reach = float(t.ppf((1 + _INTERVAL) / 2, seeds - 1) * by_seed.std(ddof=1) / math.sqrt(seeds))
     return Difference(mean, float(low), float(high), tuple(map(float, by_seed)), mean - reach, mean + reach)
+
+
+def show(gap: Difference) -> str:
+    """`+1.42 (0.90 to 1.95) [0.11 to 2.73; 3 seeds]`, in points; without Student's t for fewer than three seeds."""
+    count = len(gap.by_seed)
+    told = f"{100 * gap.t_low:.2f} to {100 * gap.t_high:.2f}; " if count >= LEAST_SEEDS else ""
+    return f"{100 * gap.mean:+.2f} ({100 * gap.low:.2f} to {100 * gap.high:.2f}) [{told}{seeds_in_words(count)}]"
+
+
+def seeds_in_words(count: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} seed{'' if count == 1 else 's'}"

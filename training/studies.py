@@ -166,14 +166,14 @@ CLAIMS: tuple[Claim, ...] = (
         base="two_none",
     ),
     Claim(
-        "all source blocks help more than the shallow half, and only slightly",
+        "all source blocks help more than the shallow half, and only slightly, by less than a point",
         "two_relationships_all",
         "two_source_shallow",
         most=1.0,
         base="two_none",
     ),
     Claim(
-        "all source blocks help more than the deep half, and only slightly",
+        "all source blocks help more than the deep half, and only slightly, by less than a point",
         "two_relationships_all",
         "two_source_deep",
         most=1.0,

@@ -8,58 +8,45 @@ from pathlib import Path
 
 import numpy as np
 
-from dvt_tf.evaluation import budgets_between
 from dvt_tf.files import written_whole
 from dvt_tf.plots import COST_LABEL
-from dvt_tf.thresholds import choose, operate
-from training.cells import HISTORIES, Cell, Found, Outcome, seeds_of
+from training.cells import HISTORIES, Cell, Found, seeds_of
 from training.studies import CONFIGURATIONS, Study
+from training.study_curves import Curves, mean_and_band
 
-_BUDGETS = 25  # of a curve
+_POINTS = 100  # of a drawn line
 _COLOURS = ("#1f4e9c", "#c9660a", "#1b7f5c", "#b0306a", "#5b53b0")
 
 
-def budgeted(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """Mean cost and share of right answers on the test split, by the best thresholds of the calibration split."""
-    budgets = budgets_between(outcome.gmacs, _BUDGETS).tolist()
-    chosen = choose(outcome.confidences["calibration"], outcome.correct["calibration"], outcome.gmacs, budgets)
-    scored = [
-        operate(outcome.confidences["test"], outcome.correct["test"], outcome.gmacs, c.thresholds) for c in chosen
-    ]
-    return np.array([point.gmacs for point in scored]), np.array([point.accuracy for point in scored])
+def plot_budgets(path: Path, rows: Sequence[str], found: Found, curves: Curves, data: str) -> None:
+    """Budgeted curves as PNG, the mean over seeds at each cost and a band of all of them, beside single Transformers.
 
-
-def plot_budgets(path: Path, points: Path, rows: Sequence[str], found: Found, data: str) -> None:
-    """Budgeted curves as PNG, their mean and a band of all seeds, beside single Transformers; and the points as CSV."""
+    A line ends at the dearest cost that one of its seeds comes to.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    lines: list[list[str]] = []
     for number, row in enumerate(rows):
-        outcomes = [found[Cell(row, seed)] for seed in seeds_of(found, row)]
+        cells = [Cell(row, seed) for seed in seeds_of(found, row)]
         colour, says = _COLOURS[number % len(_COLOURS)], CONFIGURATIONS[row].says
         if CONFIGURATIONS[row].alone is not None:
-            shares = 100 * np.array([outcome.top1()[0] for outcome in outcomes])
+            shares = 100 * np.array([found[cell].top1()[0] for cell in cells])
             spread = [[shares.mean() - shares.min()], [shares.max() - shares.mean()]]
-            axes.errorbar(
-                outcomes[0].gmacs, [shares.mean()], spread, fmt="s", color=colour, capsize=4, label=says, zorder=3
-            )
+            cost = found[cells[0]].gmacs
+            axes.errorbar(cost, [shares.mean()], spread, fmt="s", color=colour, capsize=4, label=says, zorder=3)
             continue
-        costs, shares = (np.stack(part) for part in zip(*map(budgeted, outcomes), strict=True))
-        axes.plot(costs.mean(0), 100 * shares.mean(0), "-", color=colour, label=says)
-        axes.fill_between(
-            costs.mean(0), 100 * shares.min(0), 100 * shares.max(0), color=colour, alpha=0.15, linewidth=0
-        )
-        for seed, own_costs, own_shares in zip(seeds_of(found, row), costs, shares, strict=True):
-            lines += [[row, f"{seed}", f"{c:.6g}", f"{s:.6g}"] for c, s in zip(own_costs, own_shares, strict=True)]
+        own = [curves[cell] for cell in cells]
+        costs = np.linspace(own[0].gmacs[0], max(curve.gmacs[-1] for curve in own), _POINTS)
+        mean, least, most = mean_and_band(own, costs)
+        axes.plot(costs, 100 * mean, "-", color=colour, label=f"cascade, {says}")
+        axes.fill_between(costs, 100 * least, 100 * most, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel=COST_LABEL, ylabel="top-1, %")
     axes.set_title(f"{data}@test, thresholds from the calibration split; bands and bars: all seeds", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-    write_csv(points, ["configuration", "seed", "gmacs", "top1"], lines)
 
 
 def plot_rows(path: Path, study: Study, rows: Sequence[str], found: Found, data: str) -> None:
