@@ -233,7 +233,7 @@ def _train_missing(
     _remove_scenes(options.out, cells, done)  # an earlier command may have been killed before it came to it
     failed: dict[Cell, str] = {}
     begun: dict[Cell, float] = {}
-    seconds: dict[Cell, float] = {}  # that cells took here; before one has ended, what the epochs of others took
+    seconds: dict[Cell, float] = {}  # that cells took which ended here; before, what the epochs of the others took
     in_epochs = {cell: outcome.seconds for cell, outcome in done.items()}
     waiting = [cell for cell in cells if cell not in done]
 

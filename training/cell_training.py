@@ -71,7 +71,8 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     from training.run import MODEL, card_for, train
 
     # At the beginning, as the code may be changed while the cell is trained.
-    begun_by = {"versions": versions(), "git": git_state(), "processor": " ".join(vector_extensions())}
+    processor = " ".join(vector_extensions()) or "none of those known"
+    begun_by = {"versions": versions(), "git": git_state(), "processor": processor}
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     if not isinstance(found, SceneData):  # which are drawn in any case

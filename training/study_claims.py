@@ -36,11 +36,11 @@ def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less:
     """Whether it holds here: only what both intervals say is taken as shown.
 
     Args:
-        gap: what the claim's `more` has over its `less`. more, less: what each has over its `base`, where it has one.
+        gap: what the claim's `more` has over its `less`. more, less: what each has over its `base`, where it has one,
+            with the same seeds.
     """
-    fewest = min(len(one.by_seed) for one in (gap, more, less) if one)
-    if fewest < LEAST_SEEDS:
-        return f"{seeds_in_words(fewest)} can say nothing about it"
+    if len(gap.by_seed) < LEAST_SEEDS:
+        return f"{seeds_in_words(len(gap.by_seed))} can say nothing about it"
     low, high = _both(gap)
     if high < 0:
         return _no_help("the other", less) or "the opposite holds here"
@@ -53,7 +53,7 @@ def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less:
             return "more helps here, and not only slightly"
         return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
     if low <= 0:
-        return f"not shown here: the difference is within the noise, which hides up to {max(-low, high):.1f} points"
+        return f"not shown here: the difference is {_within_the_noise(gap)}"
     return "holds here"
 
 
@@ -63,4 +63,9 @@ def _no_help(which: str, over_base: Difference | None) -> str:
         return ""
     if _both(over_base)[1] < 0:
         return f"not shown here: {which} only does less harm"
-    return f"not shown here: whether {which} helps at all is within the noise"
+    return f"not shown here: whether {which} helps at all is {_within_the_noise(over_base)}"
+
+
+def _within_the_noise(gap: Difference) -> str:
+    low, high = _both(gap)
+    return f"within the noise, which hides up to {max(-low, high):.1f} points"

@@ -64,7 +64,8 @@ def points(curves: Curves, alone: Mapping[Cell, Outcome]) -> tuple[list[str], li
     lines = []
     for cell, curve in curves.items():
         for budget, thresholds, gmacs, right in zip(*curve, strict=True):
-            numbers = [*(f"{value:.6g}" for value in (budget, gmacs, right.mean(), *thresholds))]
+            numbers = [f"{value:.6g}" for value in (budget, gmacs, right.mean())]
+            numbers += [f"{value:.9g}" for value in thresholds]  # float32, whole
             lines.append([cell.configuration, f"{cell.seed}", *numbers, *[""] * (most - len(thresholds))])
     for cell, outcome in alone.items():
         own = [f"{outcome.gmacs[0]:.6g}", f"{outcome.top1()[0]:.6g}"]

@@ -92,7 +92,7 @@ def _curves(out: Path, rows: Sequence[str], found: Found, data: str, groups: np.
         write_csv(out / "curves_at_equal_cost.csv", headings, cells)
         parts += [
             "At the mean cost of each single Transformer, by thresholds of the calibration split; between two budgets, "
-            "images are let through by one or the other by lot:",
+            "images are let through by one or the other by lot, and beyond its dearest one a cascade spends no more:",
             _markdown(headings, cells),
         ]
     return parts

@@ -57,11 +57,10 @@ def table(
         shown += [""] * (study.exits - len(shown))
         compared = row != study.against and alone is None
         gaps = [difference(found, row, study.against, exit_, groups) if compared else None for exit_ in (0, -1)]
-        alike = mean_and_deviation(np.array([likeness(found[Cell(row, seed)]) for seed in seeds]))
         line = [
             CONFIGURATIONS[row].says,
             *shown,
-            alike if alone is None else "",
+            mean_and_deviation(np.array([likeness(found[Cell(row, seed)]) for seed in seeds])) if alone is None else "",
             f"{first.gmacs[-1]:.4f}",
             f"{len(seeds)}",
             *(show(gap) if gap else "" for gap in gaps),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.paired import paired_difference
+from training.paired import Difference, paired_difference, show
 
 pytestmark = pytest.mark.one_stack
 
@@ -57,6 +57,36 @@ def test_intervals_hold_the_truth_as_often_as_they_say(of_seeds: float, of_group
         assert students_t < 0.7
     else:
         assert 0.89 < students_t < 0.99
+
+
+@pytest.mark.parametrize(("of_seeds", "of_groups"), [(0.08, 0.0), (0.08, 0.2), (0.0, 0.2)])
+def test_both_intervals_together_hold_the_truth_at_least_as_often_with_three_seeds(
+    of_seeds: float, of_groups: float
+) -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 10)
+    covered = apart = 0
+    for _ in range(300):
+        effects = random.normal(0, of_seeds, (3, 1)) + random.normal(0, of_groups, 40)[groups]  # (S, N)
+        more, less = random.random(effects.shape) < 0.5 + effects, random.random(effects.shape) < 0.5
+        found = paired_difference(list(more), list(less), groups, draws=400)
+        low, high = min(found.low, found.t_low), max(found.high, found.t_high)
+        covered += low <= 0 <= high
+        apart += found.low <= 0 <= found.high and found.t_low <= 0 <= found.t_high
+    assert covered / 300 > 0.93
+    assert apart < covered  # now and then one of them alone does not
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "told"),
+    [
+        ((0.02,), "+2.00 (1.00 to 3.00) [1 seed]"),
+        ((0.01, 0.03), "+2.00 (1.00 to 3.00) [2 seeds]"),
+        ((0.01, 0.02, 0.03), "+2.00 (1.00 to 3.00) [-0.48 to 4.48; 3 seeds]"),
+    ],
+)
+def test_a_difference_is_told_with_students_t_from_three_seeds_on(by_seed: tuple[float, ...], told: str) -> None:
+    assert show(Difference(0.02, 0.01, 0.03, by_seed, -0.0048, 0.0448)) == told
 
 
 def test_images_made_of_one_thing_count_as_one() -> None:

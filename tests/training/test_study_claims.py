@@ -15,6 +15,8 @@ from training.studies import CLAIMS, Claim
 
 pytestmark = pytest.mark.one_stack
 
+NOISE = "within the noise, which hides up to 2.5 points"
+
 
 def gap(mean: float, reach: float, t_reach: float) -> Difference:
     return Difference(mean, mean - reach, mean + reach, (mean,) * 3, mean - t_reach, mean + t_reach)
@@ -68,8 +70,6 @@ def test_fewer_than_three_seeds_are_no_verdict() -> None:
     assert study_claims.verdict(Claim("", "", ""), single) == "1 seed can say nothing about it"
     two = Difference(0.02, 0.01, 0.03, (0.02, 0.02), 0.01, 0.03)
     assert study_claims.verdict(Claim("", "", ""), two) == "2 seeds can say nothing about it"
-    claim, more = Claim("", "", "", base="two_none"), gap(0.02, 0.01, 0.015)
-    assert study_claims.verdict(claim, more, single) == "1 seed can say nothing about it"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,10 @@ def test_fewer_than_three_seeds_are_no_verdict() -> None:
     [
         ((0.02, 0.01, 0.015), "holds here"),
         ((-0.02, 0.01, 0.015), "not shown here: it only does less harm"),
-        ((0.01, 0.01, 0.015), "not shown here: whether it helps at all is within the noise"),
+        (
+            (0.01, 0.01, 0.015),
+            f"not shown here: whether it helps at all is {NOISE}",
+        ),
     ],
 )
 @pytest.mark.parametrize("most", [None, 5.0])
@@ -95,7 +98,10 @@ def test_less_harm_is_no_help(most: float | None, more: tuple[float, float, floa
     [
         ((0.02, 0.01, 0.015), "the opposite holds here"),
         ((-0.02, 0.01, 0.015), "not shown here: the other only does less harm"),
-        ((0.01, 0.01, 0.015), "not shown here: whether the other helps at all is within the noise"),
+        (
+            (0.01, 0.01, 0.015),
+            f"not shown here: whether the other helps at all is {NOISE}",
+        ),
     ],
 )
 def test_less_harm_refutes_nothing(less: tuple[float, float, float], says: str) -> None:

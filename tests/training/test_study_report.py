@@ -94,10 +94,9 @@ def test_a_study_that_is_not_done_yet_shows_what_there_is(tmp_path: Path) -> Non
     found = {cell: one for cell, one in all_found(1).items() if cell.configuration in ("two_none", "two_features_deep")}
     study_report.write(tmp_path, ["feature-location", "reuse"], found, "digits", None)
     assert [row["seeds"] for row in rows_of(tmp_path / "feature-location.csv")] == ["1", "1"]
-    told = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "Not done, so that rows stand on different seeds: features, shallow half of the downstream blocks" in told
-    assert not (tmp_path / "reuse.csv").exists()
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Not done, so that rows stand on different seeds: features, shallow half of the downstream blocks" in report
+    assert not (tmp_path / "reuse.csv").exists()
     assert "[1 seed]" in report
     assert "claims" not in report
 
@@ -133,6 +132,8 @@ def test_cascades_are_set_beside_single_transformers_of_the_same_cost(tmp_path: 
         assert line["features and relationships over the Transformer alone"] == show(gap)
         both = paired_difference(right["three_both"], right["three_none"], groups)
         assert line["features and relationships over no reuse"] == show(both)
+        shares = 100 * np.array([found[Cell(single, s)].top1()[0] for s in seeds])
+        assert line["its top-1"] == f"{shares.mean():.2f} ± {shares.std(ddof=1):.2f}"
         mean = 100 * np.mean([one.mean() for one in right["three_both"]])
         assert line["cascade, features and relationships"].startswith(f"{mean:.2f} ± ")
     assert "At the mean cost of each single Transformer" in (tmp_path / "report.md").read_text(encoding="utf-8")
