@@ -41,7 +41,7 @@ def paired_difference(
     The bootstrap draws seeds, and of the images whole groups, with replacement, both at once (McCullagh, "Resampling
     and exchangeable arrays", 2000; Owen, "The pigeonhole bootstrap", 2007). With few seeds it understates what another
     seed would change, as Student's t does not; Student's t leaves out what other images would change. The two
-    together hold the truth at least as often as they say.
+    together hold the truth about as often as they say.
     """
     gaps = np.stack([np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(more, less, strict=True)])
     seeds, images = gaps.shape

@@ -34,7 +34,7 @@ def table(
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a study's table."""
     published = any(CONFIGURATIONS[row].published for row in rows)
-    against = CONFIGURATIONS[study.against].says
+    against = _says(study.against)
     headings = [
         "what",
         *(f"exit {k + 1}" for k in range(study.exits)),
@@ -58,7 +58,7 @@ def table(
         compared = row != study.against and alone is None
         gaps = [difference(found, row, study.against, exit_, groups) if compared else None for exit_ in (0, -1)]
         line = [
-            CONFIGURATIONS[row].says,
+            _says(row),
             *shown,
             mean_and_deviation(np.array([likeness(found[Cell(row, seed)]) for seed in seeds])) if alone is None else "",
             f"{first.gmacs[-1]:.4f}",
@@ -107,7 +107,7 @@ def at_equal_cost(
     singles = [row for row in rows if CONFIGURATIONS[row].alone is not None]
     cascades = [row for row in rows if row not in singles]
     pairs = [(row, "") for row in cascades] + list(itertools.combinations(cascades, 2))
-    headings = ["at the cost of", "GFLOPs", "its top-1", *(f"cascade, {CONFIGURATIONS[row].says}" for row in cascades)]
+    headings = ["at the cost of", "GFLOPs", "its top-1", *(f"cascade, {_says(row)}" for row in cascades)]
     headings += [f"{_says(more)} over {_says(less) if less else 'the Transformer alone'}" for more, less in pairs]
     cells = []
     for single in singles if cascades else []:

@@ -60,7 +60,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(of_seeds: float, of_group
 
 
 @pytest.mark.parametrize(("of_seeds", "of_groups"), [(0.08, 0.0), (0.08, 0.2), (0.0, 0.2)])
-def test_both_intervals_together_hold_the_truth_at_least_as_often_with_three_seeds(
+def test_both_intervals_together_hold_the_truth_about_as_often_with_three_seeds(
     of_seeds: float, of_groups: float
 ) -> None:
     random = np.random.default_rng(0)
