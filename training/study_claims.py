@@ -48,7 +48,7 @@ def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less:
         return fault
     if claim.most is not None:
         if high <= claim.most:
-            return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:g} points"
+            return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:.1f} points"
         if low > claim.most:
             return "more helps here, and not only slightly"
         return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
