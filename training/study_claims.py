@@ -46,15 +46,13 @@ def verdict(claim: Claim, gap: Difference, more: Difference | None = None, less:
         return _no_help("the other", less) or "the opposite holds here"
     if low > 0 and (fault := _no_help("it", more)):
         return fault
-    if claim.most is not None:
-        if high <= claim.most:
-            return "holds here" if low > 0 else f"not shown here; if there is a gain, it is below {claim.most:.1f} points"
-        if low > claim.most:
-            return "more helps here, and not only slightly"
-        return "not shown here" if low <= 0 else "more helps here, but not shown to be slight"
+    if claim.most is not None and low <= 0 and high <= claim.most:
+        return f"not shown here; if there is a gain, it is below {claim.most:.1f} points"
     if low <= 0:
         return f"not shown here: the difference is {_within_the_noise(gap)}"
-    return "holds here"
+    if claim.most is None or high <= claim.most:
+        return "holds here"
+    return "more helps here, " + ("and not only slightly" if low > claim.most else "but not shown to be slight")
 
 
 def _no_help(which: str, over_base: Difference | None) -> str:
