@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import CascadeConfig, get_preset
-from dvt_tf.processor import vector_extensions
 from training.cells import KEPT, RUNS, SPLITS, Cell, Outcome, digest_of, keep_history, save_outcome, seconds_of
 from training.recipe import Recipe
 from training.schedule import Plan
@@ -67,12 +67,10 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     from dvt_tf.results import exit_results
     from training.damaged import on_one_line
     from training.data import SceneData, open_data
-    from training.reporting import HISTORY_FILE, git_state, read_history, versions
+    from training.reporting import HISTORY_FILE, made_by, read_history, starts_of
     from training.run import MODEL, card_for, train
 
-    # At the beginning, as the code may be changed while the cell is trained.
-    processor = " ".join(vector_extensions()) or "none of those known"
-    begun_by = {"versions": versions(), "git": git_state(), "processor": processor}
+    begun_by = made_by()  # at the beginning, as the code may be changed while the cell is trained
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     if not isinstance(found, SceneData):  # which are drawn in any case
@@ -92,20 +90,35 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     }
     if damaged:
         print(f"left out, as damaged: {', '.join(sorted(set(map(on_one_line, damaged))))}", flush=True)
-    made_by = {"described": described(recipe, cell, data, start_from), **begun_by}
+    told = {"described": described(recipe, cell, data, start_from), **begun_by}
+    told["earlier"] = earlier_starts(starts_of(run), tuple(begun_by))
     if origin := model.card["provenance"].get("started_from_weights"):
-        made_by["started_from_weights"] = origin
+        told["started_from_weights"] = origin
     outcome = Outcome(
         scored["test"].gmacs,
         {split: results.confidences for split, results in scored.items()},
         {split: results.correct for split, results in scored.items()},
         images_of(own, found.count),
         seconds_of(read_history(run / HISTORY_FILE)),
-        made_by,
+        told,
         {split: digest_of(results.labels) for split, results in scored.items() if results.labels is not None},
     )
     keep_history(run, out, cell)
     save_outcome(outcome, out / KEPT / f"{cell.name}.safetensors")
+
+
+def earlier_starts(starts: Sequence[Mapping[str, Any]], fields: Collection[str]) -> list[dict[str, Any]]:
+    """Of the starts of a run that the last one built on: from which step they were, and what they say in these fields.
+
+    One that was stopped before it had saved a step, or whose steps were done again, is left out.
+    """
+    found: list[dict[str, Any]] = []
+    bound = starts[-1]["from_step"]
+    for start in reversed(starts[:-1]):
+        if start["from_step"] < bound:
+            bound = start["from_step"]
+            found.insert(0, {key: start[key] for key in ("from_step", *fields) if key in start})
+    return found
 
 
 def scenes_of(out: Path, seed: int) -> Path:

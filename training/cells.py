@@ -26,6 +26,7 @@ SPLITS = ("calibration", "test")
 FORMAT = "dvt_tf study cell 2"
 RESULTS_FILE = "results.csv"
 KEPT, HISTORIES, RUNS = "cells", "history", "runs"  # folders of a study
+NOT_NOTED = "not noted"
 _STEPS = 65535  # in which confidences are kept
 
 
@@ -47,8 +48,9 @@ class Outcome:
 
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
     images: that it was trained on. seconds: of its epochs, by its history. made_by: `described`, how it was trained,
-    which `refuse_others` compares; and `versions` of packages, `git` state of the code, what the `processor` has for
-    matmuls and, where it started from a model, the digest of its weights, `started_from_weights`, which it does not.
+    which `refuse_others` compares; and, which it does not, of the process that ended it `versions` of packages, `git`
+    state of the code and what the `processor` has for matmuls, `earlier` the same of those before it, as far as noted,
+    and, where it started from a model, the digest of its weights, `started_from_weights`.
     labels: by split, the `digest_of` the images' labels; empty for one that was kept before there was this field.
     """
 
@@ -63,6 +65,18 @@ class Outcome:
     def top1(self) -> np.ndarray:
         """(K,) share of right answers on the test split."""
         return self.correct["test"].mean(0)
+
+    def commits(self) -> str:
+        """The code of the processes that trained it, in order; a + where it had been changed since."""
+        states = [start.get("git", {}) for start in self._starts()]
+        return _each([state.get("commit", "")[:7] + ("+" if state.get("changed") else "") for state in states])
+
+    def processors(self) -> str:
+        """What their processors had for matmuls, in order; "" where it is noted of none."""
+        return _each([start.get("processor", "") for start in self._starts()])
+
+    def _starts(self) -> list[Mapping[str, Any]]:
+        return [*self.made_by.get("earlier", ()), self.made_by]
 
 
 Found = Mapping[Cell, Outcome]
@@ -157,14 +171,16 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in found.items():
             blank = [""] * (most - len(outcome.gmacs))
             gmacs, top1 = ([f"{value:.6g}" for value in values] + blank for values in (outcome.gmacs, outcome.top1()))
-            made_by = [_commit(outcome), outcome.made_by.get("processor", "")]
+            made_by = [outcome.commits(), outcome.processors()]
             line = [cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", *made_by]
             writer.writerow([*line, *gmacs, *top1])
 
 
-def _commit(outcome: Outcome) -> str:
-    git = outcome.made_by.get("git", {})
-    return git.get("commit", "")[:7] + ("+" if git.get("changed") else "")
+def _each(words: Sequence[str]) -> str:
+    """Each once, in order; "" if there is none."""
+    if not any(words):
+        return ""
+    return "; ".join(dict.fromkeys(word or NOT_NOTED for word in words))
 
 
 def refuse_others(

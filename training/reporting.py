@@ -21,6 +21,7 @@ from rich.text import Text
 from tensorflow import keras
 
 from dvt_tf.files import written_whole
+from dvt_tf.processor import vector_extensions
 from training.schedule import Plan
 
 HISTORY_FILE, CURVES_FILE, RUN_FILE = "history.csv", "curves.png", "run.json"
@@ -183,21 +184,37 @@ def plot_history(history: Path, picture: Path) -> None:
 
 def describe_run(folder: Path, described: dict[str, Any], devices: str, step: int) -> None:
     """run.json: what the run is and, for each time that it was started, by which code and on what machine."""
-    path = folder / RUN_FILE
-    try:
-        before = [*json.loads(path.read_text(encoding="utf-8"))["started"]] if path.exists() else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); move it away and go on") from error
+    before = starts_of(folder)
+    now = made_by()
     started = {
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "from_step": step,
         "command": sys.argv,
-        "versions": {"python": platform.python_version(), **versions()},
-        "git": git_state(),
+        **now,
+        "versions": {"python": platform.python_version(), **now["versions"]},
         "devices": devices,
     }
-    with written_whole(path) as temporary:
+    with written_whole(folder / RUN_FILE) as temporary:
         temporary.write_text(json.dumps({**described, "started": [*before, started]}, indent=1), encoding="utf-8")
+
+
+def starts_of(folder: Path) -> list[dict[str, Any]]:
+    """What run.json says of each time that the run was started, the first one first; empty where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / RUN_FILE
+    try:
+        return [*json.loads(path.read_text(encoding="utf-8"))["started"]] if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); move it away and go on") from error
+
+
+def made_by() -> dict[str, Any]:
+    """By what a result is made here: packages, the code, and what the processor has for matmuls."""
+    processor = " ".join(vector_extensions()) or "none of those known"
+    return {"versions": versions(), "git": git_state(), "processor": processor}
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dvt_tf.files import written_whole
-from training.cells import Cell, Found, Outcome, seeds_of
+from training.cells import NOT_NOTED, Cell, Found, Outcome, seeds_of
 from training.studies import CLAIMS, CONFIGURATIONS, STUDIES, Study
 from training.study_claims import claim_line
 from training.study_curves import budgeted, points
@@ -17,7 +17,6 @@ from training.study_plots import learned, plot_budgets, plot_learning, plot_rows
 from training.study_tables import at_equal_cost, table
 
 REPORT_FILE = "report.md"
-_NOT_NOTED = "not noted"
 
 
 def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np.ndarray | None) -> None:
@@ -40,8 +39,8 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         "the other is, 0 where they err independently.",
         f"Trained with {' or '.join(sorted({_versions(outcome) for outcome in found.values()}))}.",
     ]
-    processors = Counter(outcome.made_by.get("processor") or _NOT_NOTED for outcome in found.values())
-    if set(processors) != {_NOT_NOTED}:  # their sums differ in the last bits
+    processors = Counter(outcome.processors() or NOT_NOTED for outcome in found.values())
+    if set(processors) != {NOT_NOTED}:  # their sums differ in the last bits
         told = "; ".join(f"{name} ({count} of {len(found)} runs)" for name, count in processors.most_common())
         parts.append(f"What the processors had for matmuls: {told}.")
     for name in studies:

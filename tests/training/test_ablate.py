@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -21,10 +23,12 @@ from dvt_tf.processor import vector_extensions
 from tests.training.folders import make_folder
 from tests.training.outcomes import rows_of
 from training import ablate
-from training.cell_training import described
+from training.cell_training import described, earlier_starts, recipe_of
 from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
 from training.locks import held
 from training.recipe import load_recipe
+from training.run import train
+from training.stopping import Stopped
 from training.studies import configurations_of
 
 pytestmark = pytest.mark.one_stack
@@ -121,20 +125,43 @@ def test_a_study_from_nothing_to_its_report(
     kept = out / "cells" / "two_none_seed0.safetensors"
     before = load_outcome(kept)
     kept.unlink()
+    own = recipe_of(load_recipe(study[1]), Cell("two_none", 0))
+    with pytest.raises(Stopped):
+        train(own, study[3], out / "runs" / "two_none_seed0", stop_after=2)
     assert ablate.main([*arguments, "--keep-runs"]) == 0
     assert here == ["two_none_seed0"]
     assert (out / "runs" / here[0] / "model").is_dir()
-    again = load_outcome(kept)  # the same seed, the same run
+    again = load_outcome(kept)  # the same seed, the same run, though in two processes
     for split in before.correct:
         np.testing.assert_allclose(again.confidences[split], before.confidences[split], atol=1e-3)
     assert again.labels == before.labels
     assert set(again.labels) == set(SPLITS)
     assert again.made_by["processor"] == (" ".join(vector_extensions()) or "none of those known")
+    (earlier,) = again.made_by["earlier"]
+    assert earlier == {"from_step": 0, "versions": ANY, **{key: again.made_by[key] for key in ("git", "processor")}}
+    assert not before.made_by["earlier"]
 
     origin = out / "runs" / "{configuration}_seed{seed}" / "model"
     assert ablate.main([*arguments, "--start-from", str(origin), "--out", str(tmp_path / "other")]) == 0
     started = load_outcome(tmp_path / "other" / "cells" / kept.name).made_by["started_from_weights"]
     assert started == weights_digest(DynamicVisionTransformer.from_preset(out / "runs" / here[0] / "model"))
+
+
+def test_a_cell_tells_of_the_processes_that_its_last_one_built_on() -> None:
+    def start(step: int, processor: str | None) -> dict[str, Any]:
+        return {"from_step": step, "command": ["x"], **({"processor": processor} if processor else {})}
+
+    starts = [
+        start(0, "lost"),
+        start(7, "lost"),
+        start(0, None),
+        start(5, "saved nothing"),
+        start(5, "a"),
+        start(9, "b"),
+    ]
+    found = earlier_starts(starts, ("git", "processor"))
+    assert found == [{"from_step": 0}, {"from_step": 5, "processor": "a"}]
+    assert earlier_starts(starts[:1], ("processor",)) == []
 
 
 def test_the_time_left_is_told_from_the_second_cell_on(

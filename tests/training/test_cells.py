@@ -109,5 +109,9 @@ def test_the_results_are_one_table(tmp_path: Path) -> None:
     assert (first["configuration"], first["seed"], first["images"]) == ("two_none", "0", "640")
     assert (first["commit"], first["processor"]) == ("0123456+", "avx2")
     assert second["processor"] == ""  # not noted
+    stopped = {**noted.made_by, "earlier": [{"git": {"commit": "fedcba9876"}}, {"git": {"commit": "fedcba9876"}}]}
+    cells.write_results(tmp_path, {Cell("two_none", 0): dataclasses.replace(noted, made_by=stopped)})
+    (resumed,) = rows_of(tmp_path / "results.csv")
+    assert (resumed["commit"], resumed["processor"]) == ("fedcba9; 0123456+", "not noted; avx2")
     assert float(first["top1_2"]) == pytest.approx(found[Cell("two_none", 0)].top1()[1], abs=1e-6)
     assert (second["gmacs_1"], second["gmacs_2"]) == ("0.02", "")
