@@ -91,7 +91,8 @@ def _curves(out: Path, rows: Sequence[str], found: Found, data: str, groups: np.
         write_csv(out / "curves_at_equal_cost.csv", headings, cells)
         parts += [
             "At the mean cost of each single Transformer, by thresholds of the calibration split; between two budgets, "
-            "images are let through by one or the other by lot, and beyond its dearest one a cascade spends no more:",
+            "images are let through by one or the other by lot, and beyond its dearest one a cascade spends no more. "
+            "The intervals take the thresholds as given: other calibration images might have chosen others.",
             _markdown(headings, cells),
         ]
     return parts
