@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
@@ -23,7 +22,7 @@ from dvt_tf.processor import vector_extensions
 from tests.training.folders import make_folder
 from tests.training.outcomes import rows_of
 from training import ablate
-from training.cell_training import described, earlier_starts, recipe_of
+from training.cell_training import described, recipe_of
 from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
 from training.locks import held
 from training.recipe import load_recipe
@@ -145,23 +144,6 @@ def test_a_study_from_nothing_to_its_report(
     assert ablate.main([*arguments, "--start-from", str(origin), "--out", str(tmp_path / "other")]) == 0
     started = load_outcome(tmp_path / "other" / "cells" / kept.name).made_by["started_from_weights"]
     assert started == weights_digest(DynamicVisionTransformer.from_preset(out / "runs" / here[0] / "model"))
-
-
-def test_a_cell_tells_of_the_processes_that_its_last_one_built_on() -> None:
-    def start(step: int, processor: str | None) -> dict[str, Any]:
-        return {"from_step": step, "command": ["x"], **({"processor": processor} if processor else {})}
-
-    starts = [
-        start(0, "lost"),
-        start(7, "lost"),
-        start(0, None),
-        start(5, "saved nothing"),
-        start(5, "a"),
-        start(9, "b"),
-    ]
-    found = earlier_starts(starts, ("git", "processor"))
-    assert found == [{"from_step": 0}, {"from_step": 5, "processor": "a"}]
-    assert earlier_starts(starts[:1], ("processor",)) == []
 
 
 def test_the_time_left_is_told_from_the_second_cell_on(
