@@ -37,6 +37,8 @@ from training.cells import (
     refuse_others,
     write_results,
 )
+from training.cores import available_cores, refuse_more_replicas
+from training.devices import make_strategy
 from training.locks import held
 from training.recipe import Recipe, load_recipe
 from training.reporting import duration, name_lines
@@ -120,6 +122,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="cells trained at once, each on its share of the cores (default %(default)s): faster without a GPU where "
         "the cascade is small",
     )
+    parser.add_argument(
+        "--cpu-replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="without a GPU: N parts of every batch of a cell at once, on a core each (default %(default)s)",
+    )
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -162,7 +171,8 @@ def run_study(options: argparse.Namespace, arguments: Sequence[str]) -> str:
         name, _, seed = options.cell.rpartition("_seed")
         if options.at_once > 1:
             name_lines(options.cell)
-        train_cell(recipe, data, options.out, Cell(name, int(seed)), options.start_from, options.redraw)
+        strategy = make_strategy("auto", options.cpu_replicas)  # before anything else asks for devices
+        train_cell(recipe, data, options.out, Cell(name, int(seed)), strategy, options.start_from, options.redraw)
         if not options.keep_runs:
             shutil.rmtree(options.out / RUNS / options.cell, ignore_errors=True)
         return ""
@@ -210,6 +220,8 @@ def _train_all(
             or there are too few cores.
     """
     shares = shares_of_cores(options.at_once)
+    least = min(available_cores() if share is None else len(share) for share in shares)
+    refuse_more_replicas(options.cpu_replicas, least)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         with held(options.out / LOCK, wait=False) as lock:

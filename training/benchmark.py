@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from rich.table import Table
 from dvt_tf import datasets
 from dvt_tf.files import written_whole
 from training.benchmark_pipelines import Pipelines, Row, choose_files, make_photos, model_of
+from training.cores import available_cores
 from training.recipe import load_recipe
 from training.reporting import versions
 from training.sources import FolderSource
@@ -92,8 +93,7 @@ def describe_machine() -> dict[str, Any]:
     if information.is_file():
         lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    allowed: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return {"cpu": name, "cores": len(allowed(0)) if allowed else os.cpu_count() or 1}
+    return {"cpu": name, "cores": available_cores()}
 
 
 def report(rows: Sequence[Row], found: Sequence[Figures], needed: float) -> dict[str, Any]:

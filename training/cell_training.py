@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import CascadeConfig, get_preset
@@ -52,10 +54,19 @@ def described(recipe: Recipe, cell: Cell, data: str, start_from: str) -> dict[st
     return {**fields, "start_from": start_from}
 
 
-def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str = "", redraw: bool = False) -> None:
+def train_cell(
+    recipe: Recipe,
+    data: str,
+    out: Path,
+    cell: Cell,
+    strategy: tf.distribute.Strategy,
+    start_from: str = "",
+    redraw: bool = False,
+) -> None:
     """Trains one cell, or goes on with it, and keeps what it says of the calibration and test splits.
 
     Args:
+        strategy: made by `make_strategy`.
         redraw: whether drawn scenes are drawn as they are needed, not once for all cells of a seed; so they are, too,
             where there is no room for them.
 
@@ -70,7 +81,7 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
     from training.reporting import HISTORY_FILE, made_by, read_history, starts_of
     from training.run import MODEL, card_for, train
 
-    begun_by = made_by()  # at the beginning, as the code may be changed while the cell is trained
+    begun_by = made_by(strategy.num_replicas_in_sync)  # at the beginning: the code may be changed later
     own, run = recipe_of(recipe, cell), out / RUNS / cell.name
     found = open_data(own, data)
     if not isinstance(found, SceneData):  # which are drawn in any case
@@ -79,7 +90,7 @@ def train_cell(recipe: Recipe, data: str, out: Path, cell: Cell, start_from: str
             datasets.load(data, split, card, _BATCH)
     if isinstance(found, SceneData) and not redraw:
         found.keep(scenes_of(out, cell.seed), Plan.of(own, found.count))
-    train(own, data, run, resume=True, start_from=start_of(cell, start_from), found=found)
+    train(own, data, run, strategy, resume=True, start_from=start_of(cell, start_from), found=found)
     model = DynamicVisionTransformer.from_preset(run / MODEL)
     damaged: list[str] = []  # the same in every cell, so that pairs stay pairs
     scored = {

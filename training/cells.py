@@ -49,8 +49,9 @@ class Outcome:
     gmacs: (K,) float64, cumulative. confidences, correct: by split, (N, K) float32 to the 65,535th part, and bool.
     images: that it was trained on. seconds: of its epochs, by its history. made_by: `described`, how it was trained,
     which `refuse_others` compares; and, which it does not, of the process that ended it `versions` of packages, `git`
-    state of the code and what the `processor` has for matmuls, `earlier` the same of those before it, as far as noted,
-    and, where it started from a model, the digest of its weights, `started_from_weights`.
+    state of the code, what the `processor` has for matmuls and on how many `replicas` it was, `earlier` the same of
+    those before it, as far as noted, and, where it started from a model, the digest of its weights,
+    `started_from_weights`.
     labels: by split, the `digest_of` the images' labels; empty for one that was kept before there was this field.
     """
 
@@ -74,6 +75,10 @@ class Outcome:
     def processors(self) -> str:
         """What their processors had for matmuls, in order; "" where it is noted of none."""
         return _each([start.get("processor", "") for start in self._starts()])
+
+    def replicas(self) -> str:
+        """Into how many parts each process split a batch, in order; "" where it is noted of none."""
+        return _each([str(start.get("replicas", "")) for start in self._starts()])
 
     def _starts(self) -> list[Mapping[str, Any]]:
         return [*self.made_by.get("earlier", ()), self.made_by]
@@ -164,6 +169,7 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
                 "seconds",
                 "commit",
                 "processor",
+                "replicas",
                 *(f"gmacs_{k}" for k in exits),
                 *(f"top1_{k}" for k in exits),
             ]
@@ -171,7 +177,7 @@ def write_results(out: Path, found: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in found.items():
             blank = [""] * (most - len(outcome.gmacs))
             gmacs, top1 = ([f"{value:.6g}" for value in values] + blank for values in (outcome.gmacs, outcome.top1()))
-            made_by = [outcome.commits(), outcome.processors()]
+            made_by = [outcome.commits(), outcome.processors(), outcome.replicas()]
             line = [cell.configuration, cell.seed, outcome.images, f"{outcome.seconds:.0f}", *made_by]
             writer.writerow([*line, *gmacs, *top1])
 

@@ -182,10 +182,10 @@ def plot_history(history: Path, picture: Path) -> None:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def describe_run(folder: Path, described: dict[str, Any], devices: str, step: int) -> None:
+def describe_run(folder: Path, described: dict[str, Any], devices: str, replicas: int, step: int) -> None:
     """run.json: what the run is and, for each time that it was started, by which code and on what machine."""
     before = starts_of(folder)
-    now = made_by()
+    now = made_by(replicas)
     started = {
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "from_step": step,
@@ -211,10 +211,10 @@ def starts_of(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged ({error}); move it away and go on") from error
 
 
-def made_by() -> dict[str, Any]:
-    """By what a result is made here: packages, the code, and what the processor has for matmuls."""
+def made_by(replicas: int) -> dict[str, Any]:
+    """By what a result is made here: packages, the code, what the processor has for matmuls, and how many replicas."""
     processor = " ".join(vector_extensions()) or "none of those known"
-    return {"versions": versions(), "git": git_state(), "processor": processor}
+    return {"versions": versions(), "git": git_state(), "processor": processor, "replicas": replicas}
 
 
 def versions() -> dict[str, str]:

@@ -139,7 +139,8 @@ class Run:
             self.found.damaged.list_in(self.out, anew=not self.progress.step)
             told = devices.describe_devices(self.strategy)
             described = {**self.described, "remat": self.recipe.remat}
-            reporting.describe_run(self.out, described, told, self.progress.step)
+            replicas = self.strategy.num_replicas_in_sync
+            reporting.describe_run(self.out, described, told, replicas, self.progress.step)
 
     def fit(self, stop: StopRequest, save_minutes: float, stop_after: int = 0) -> None:
         """Takes the steps that are left; raises as `train` says."""

@@ -43,6 +43,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         choices=devices.STRATEGIES,
         help="auto: all machines of TF_CONFIG, else all GPUs there are, else one device",
     )
+    parser.add_argument(
+        "--cpu-replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="without a GPU: N parts of every batch at once, on a core each (default %(default)s)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the run's saved state, if there is one")
     parser.add_argument(
         "--set",
@@ -85,7 +92,7 @@ def run(options: argparse.Namespace) -> str:
     recipe = load_recipe(options.recipe, options.smoke, changes)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = devices.make_strategy(options.strategy)
+    strategy = devices.make_strategy(options.strategy, options.cpu_replicas)
     if options.check_devices:
         from training.check_devices import check_devices
 

@@ -137,7 +137,9 @@ def test_a_study_from_nothing_to_its_report(
     assert set(again.labels) == set(SPLITS)
     assert again.made_by["processor"] == (" ".join(vector_extensions()) or "none of those known")
     (earlier,) = again.made_by["earlier"]
-    assert earlier == {"from_step": 0, "versions": ANY, **{key: again.made_by[key] for key in ("git", "processor")}}
+    alike = ("git", "processor", "replicas")
+    assert earlier == {"from_step": 0, "versions": ANY, **{key: again.made_by[key] for key in alike}}
+    assert again.made_by["replicas"] == 1
     assert not before.made_by["earlier"]
 
     origin = out / "runs" / "{configuration}_seed{seed}" / "model"
@@ -258,6 +260,8 @@ def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
         (["--seeds", "0"], "--seeds is 0"),
         (["--at-once", "0"], "--at-once is 0"),
         (["--at-once", "100000"], "and a cell needs one of its own"),
+        (["--cpu-replicas", "0"], "--cpu-replicas is 0; it must be from 1 to "),
+        (["--cpu-replicas", "100000"], "--cpu-replicas is 100000; it must be from 1 to "),
         (["--only", "three_none"], "no row of the study; its rows are two_none"),
         (["--preset", "deit_small", "--set", "overrides.token_grids=[2]"], "needs a cascade of 2 exits"),
         (["--report"], "no cell of the study is done yet"),

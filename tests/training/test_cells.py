@@ -102,13 +102,13 @@ def test_seconds_are_those_of_all_epochs() -> None:
 
 
 def test_the_results_are_one_table(tmp_path: Path) -> None:
-    noted = dataclasses.replace(outcome((0.5, 0.6), 0), made_by={**MADE_BY, "processor": "avx2"})
+    noted = dataclasses.replace(outcome((0.5, 0.6), 0), made_by={**MADE_BY, "processor": "avx2", "replicas": 2})
     found: dict[Cell, Any] = {Cell("two_none", 0): noted, Cell("alone_3", 1): outcome((0.8,), 1)}
     cells.write_results(tmp_path, found)
     first, second = rows_of(tmp_path / "results.csv")
     assert (first["configuration"], first["seed"], first["images"]) == ("two_none", "0", "640")
-    assert (first["commit"], first["processor"]) == ("0123456+", "avx2")
-    assert second["processor"] == ""  # not noted
+    assert (first["commit"], first["processor"], first["replicas"]) == ("0123456+", "avx2", "2")
+    assert (second["processor"], second["replicas"]) == ("", "")  # not noted
     stopped = {**noted.made_by, "earlier": [{"git": {"commit": "fedcba9876"}}, {"git": {"commit": "fedcba9876"}}]}
     cells.write_results(tmp_path, {Cell("two_none", 0): dataclasses.replace(noted, made_by=stopped)})
     (resumed,) = rows_of(tmp_path / "results.csv")

@@ -113,3 +113,29 @@ def test_auto_is_one_device_without_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     assert devices.is_chief(devices.make_strategy("one"))
     with pytest.raises(ValueError, match="batch_size 3 does not divide among 2 replicas; 2 would"):
         devices.refuse_uneven(3, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+
+
+@pytest.mark.parametrize(
+    ("count", "strategy", "message"),
+    [
+        (0, "auto", "--cpu-replicas is 0; it must be from 1 to 4, a core for each"),
+        (5, "mirrored", "--cpu-replicas is 5; it must be from 1 to 4"),
+        (2, "one", "--cpu-replicas 2 goes with one machine and --strategy auto or mirrored"),
+        (2, "multiworker", "--cpu-replicas 2 goes with one machine"),
+    ],
+)
+def test_a_processor_that_cannot_be_divided_so_is_refused(
+    count: int, strategy: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(devices, "available_cores", lambda: 4)
+    with pytest.raises(ValueError, match=message):
+        devices.make_strategy(strategy, count)
+
+
+def test_a_processor_is_not_divided_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(devices, "available_cores", lambda: 4)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
+    with pytest.raises(ValueError, match=r"--cpu-replicas 2: there are GPUs \(1\), which are used; leave it out"):
+        devices.make_strategy("auto", 2)

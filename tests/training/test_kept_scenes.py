@@ -20,6 +20,7 @@ from training import kept_scenes
 from training.cell_training import train_cell
 from training.cells import Cell
 from training.data import SceneData, open_data
+from training.devices import make_strategy
 from training.kept_scenes import KeptScenes, SceneBatch
 from training.locks import held
 from training.recipe import Recipe
@@ -279,7 +280,7 @@ def test_the_cells_of_a_study_draw_ahead_unless_told_not_to(
 
     monkeypatch.setattr("training.run.train", train)
     with pytest.raises(Interrupted):
-        train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), redraw=redraw)
+        train_cell(RECIPE, "digits", tmp_path, Cell("two_none", 3), make_strategy("one"), redraw=redraw)
     files = sorted((tmp_path / "scenes").glob("seed3/*/*.scenes"))
     assert [path.name for path in files] == ([] if redraw else ["00000.scenes", "00001.scenes", "00002.scenes"])
     for path in files[2:]:

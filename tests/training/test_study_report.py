@@ -55,6 +55,18 @@ def test_the_report_says_what_processors_there_were(tmp_path: Path) -> None:
     assert told in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_report_says_where_batches_were_split(tmp_path: Path) -> None:
+    found = all_found()
+    first, second, *_ = found
+    found[first] = dataclasses.replace(found[first], made_by={**MADE_BY, "replicas": 1})
+    study_report.write(tmp_path, ["feature-location"], found, "digits", None)
+    assert "Parts of a batch" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    found[second] = dataclasses.replace(found[second], made_by={**MADE_BY, "replicas": 2, "earlier": [{"replicas": 1}]})
+    study_report.write(tmp_path, ["feature-location"], found, "digits", None)
+    told = f"replica: not noted ({len(found) - 2} of {len(found)} runs); 1 (1 of {len(found)} runs); 1; 2 (1 of"
+    assert told in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_how_rows_learned_is_read_from_their_histories(tmp_path: Path) -> None:
     found = all_found(1)
     keep_histories(tmp_path, found)
