@@ -37,10 +37,10 @@ from training.cells import (
     refuse_others,
     write_results,
 )
-from training.cores import available_cores, refuse_more_replicas
 from training.devices import make_strategy
 from training.locks import held
 from training.recipe import Recipe, load_recipe
+from training.replicas import available_cores, refuse_more_replicas, refuse_uneven
 from training.reporting import duration, name_lines
 from training.stopping import Stopped
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of
@@ -127,7 +127,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         type=int,
         default=1,
         metavar="N",
-        help="without a GPU: N parts of every batch of a cell at once, on a core each (default %(default)s)",
+        help="without a GPU: N parts of every batch of a cell at once, at most one a core (default %(default)s)",
     )
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -217,11 +217,17 @@ def _train_all(
 
     Raises:
         Stopped: a signal asked it to stop; the cells under way are saved. ValueError: another process trains there,
-            or there are too few cores.
+            there are too few cores, or a batch does not divide among the replicas.
     """
     shares = shares_of_cores(options.at_once)
     least = min(available_cores() if share is None else len(share) for share in shares)
+    if options.cpu_replicas > least and options.at_once > 1:
+        raise ValueError(
+            f"--cpu-replicas {options.cpu_replicas} with --at-once {options.at_once}: a cell has {least} of the cores, "
+            "and as many replicas at most"
+        )
     refuse_more_replicas(options.cpu_replicas, least)
+    refuse_uneven(recipe.batch_size, options.cpu_replicas)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         with held(options.out / LOCK, wait=False) as lock:

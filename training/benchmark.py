@@ -29,8 +29,8 @@ from rich.table import Table
 from dvt_tf import datasets
 from dvt_tf.files import written_whole
 from training.benchmark_pipelines import Pipelines, Row, choose_files, make_photos, model_of
-from training.cores import available_cores
 from training.recipe import load_recipe
+from training.replicas import available_cores
 from training.reporting import versions
 from training.sources import FolderSource
 

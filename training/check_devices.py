@@ -11,6 +11,7 @@ from tensorflow import keras
 from dvt_tf.presets import get_preset
 from training import devices
 from training.recipe import Recipe
+from training.replicas import refuse_uneven
 from training.run import make_trainer
 from training.schedule import Plan
 
@@ -24,7 +25,7 @@ def check_devices(recipe: Recipe, strategy: tf.distribute.Strategy) -> str:
     Raises:
         ValueError: the batch does not divide among the replicas, or a loss is no finite number.
     """
-    devices.refuse_uneven(recipe.batch_size, strategy)
+    refuse_uneven(recipe.batch_size, strategy.num_replicas_in_sync)
     replicas = strategy.num_replicas_in_sync
     gpus = tf.config.list_logical_devices("GPU")
     batch = recipe.batch_size if gpus else CPU_IMAGES * replicas

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from training.cores import available_cores, refuse_more_replicas
+from training.replicas import available_cores, refuse_more_replicas
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 _TASKS = ("chief", "worker")
@@ -43,9 +43,9 @@ def make_strategy(name: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
 
 
 def _divide_cpu(count: int, name: str) -> None:
-    if name not in ("auto", "mirrored") or _workers():
-        raise ValueError(f"--cpu-replicas {count} goes with one machine and --strategy auto or mirrored")
     refuse_more_replicas(count, available_cores())
+    if name not in ("auto", "mirrored") or len(_workers()) > 1:
+        raise ValueError(f"--cpu-replicas {count} goes with one machine and --strategy auto or mirrored")
     if gpus := tf.config.list_physical_devices("GPU"):
         raise ValueError(f"--cpu-replicas {count}: there are GPUs ({len(gpus)}), which are used; leave it out")
     parts = [tf.config.LogicalDeviceConfiguration()] * count
@@ -114,16 +114,6 @@ def distribute(
         return batches.rebatch(batch_size // context.num_replicas_in_sync)
 
     return strategy.distribute_datasets_from_function(own)
-
-
-def refuse_uneven(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises ValueError where a batch cannot be split evenly."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        raise ValueError(
-            f"batch_size {batch_size} does not divide among {replicas} replicas; "
-            f"{batch_size // replicas * replicas or replicas} would"
-        )
 
 
 def refuse_different_steps(strategy: tf.distribute.Strategy, step: int) -> None:

@@ -24,6 +24,7 @@ from training.data import TrainingData, open_data
 from training.objective import CascadeTrainer, compile_trainer
 from training.optimizers import make_optimizer, of_a_head
 from training.recipe import Recipe
+from training.replicas import refuse_uneven
 from training.saving import EpochLogs, SaveState
 from training.schedule import Plan, make_schedule
 from training.shadow import ShadowWeights
@@ -70,7 +71,7 @@ def train(
         raise ValueError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     if isinstance(strategy, str):
         strategy = devices.make_strategy(strategy)
-    devices.refuse_uneven(recipe.batch_size, strategy)
+    refuse_uneven(recipe.batch_size, strategy.num_replicas_in_sync)
     found = found or open_data(recipe, data)
     plan = Plan.of(recipe, found.count)
     keep_freed_memory()

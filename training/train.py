@@ -41,14 +41,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--strategy",
         default="auto",
         choices=devices.STRATEGIES,
-        help="auto: all machines of TF_CONFIG, else all GPUs there are, else one device",
+        help="auto: all machines of TF_CONFIG, else all GPUs there are, else one device, or --cpu-replicas",
     )
     parser.add_argument(
         "--cpu-replicas",
         type=int,
         default=1,
         metavar="N",
-        help="without a GPU: N parts of every batch at once, on a core each (default %(default)s)",
+        help="without a GPU: N parts of every batch at once, at most one a core (default %(default)s)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's saved state, if there is one")
     parser.add_argument(

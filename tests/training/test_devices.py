@@ -16,10 +16,11 @@ from tensorflow import keras
 
 from tests.cascades import TOKENS_TO_TOKEN, random_images, small_config
 from tests.training.folders import RECIPE, make_folder
-from training import devices
+from training import ablate, devices, train
 from training.check_devices import check_devices
 from training.objective import exit_names
 from training.recipe import Recipe
+from training.replicas import refuse_uneven
 from training.run import make_trainer
 from training.schedule import Plan
 
@@ -112,14 +113,15 @@ def test_auto_is_one_device_without_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(devices.make_strategy("auto"), tf.distribute.OneDeviceStrategy)
     assert devices.is_chief(devices.make_strategy("one"))
     with pytest.raises(ValueError, match="batch_size 3 does not divide among 2 replicas; 2 would"):
-        devices.refuse_uneven(3, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        refuse_uneven(3, 2)
 
 
 @pytest.mark.parametrize(
     ("count", "strategy", "message"),
     [
-        (0, "auto", "--cpu-replicas is 0; it must be from 1 to 4, a core for each"),
+        (0, "auto", "--cpu-replicas is 0; it must be from 1 to 4, as many as cores"),
         (5, "mirrored", "--cpu-replicas is 5; it must be from 1 to 4"),
+        (0, "one", "--cpu-replicas is 0"),
         (2, "one", "--cpu-replicas 2 goes with one machine and --strategy auto or mirrored"),
         (2, "multiworker", "--cpu-replicas 2 goes with one machine"),
     ],
@@ -139,3 +141,21 @@ def test_a_processor_is_not_divided_where_there_are_gpus(monkeypatch: pytest.Mon
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
     with pytest.raises(ValueError, match=r"--cpu-replicas 2: there are GPUs \(1\), which are used; leave it out"):
         devices.make_strategy("auto", 2)
+
+
+@pytest.mark.parametrize("command", ["train", "ablate"])
+def test_commands_divide_the_processor_as_they_are_told(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(name: str, cpu_replicas: int = 1) -> None:
+        raise ValueError(f"asked for {cpu_replicas} on {name}")
+
+    monkeypatch.setattr(devices, "make_strategy", asked)
+    monkeypatch.setattr(ablate, "make_strategy", asked)
+    of_command = {
+        "train": (train.main, ["--recipe", "study"]),
+        "ablate": (ablate.main, ["--study", "curves", "--cell", "alone_1_seed0"]),
+    }
+    main, arguments = of_command[command]
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--cpu-replicas", "2"]) == 2
+    assert "asked for 2 on auto" in capsys.readouterr().err

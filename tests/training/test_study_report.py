@@ -59,6 +59,9 @@ def test_the_report_says_where_batches_were_split(tmp_path: Path) -> None:
     found = all_found()
     first, second, *_ = found
     found[first] = dataclasses.replace(found[first], made_by={**MADE_BY, "replicas": 1})
+    begun_before = {**MADE_BY, "replicas": 1, "earlier": [{"git": {}}]}  # by code that did not note it
+    found[second] = dataclasses.replace(found[second], made_by=begun_before)
+    assert found[second].replicas() == "not noted; 1"
     study_report.write(tmp_path, ["feature-location"], found, "digits", None)
     assert "Parts of a batch" not in (tmp_path / "report.md").read_text(encoding="utf-8")
     found[second] = dataclasses.replace(found[second], made_by={**MADE_BY, "replicas": 2, "earlier": [{"replicas": 1}]})
