@@ -44,10 +44,8 @@ def write(out: Path, studies: Sequence[str], found: Found, data: str, groups: np
         told = "; ".join(f"{name} ({count} of {len(found)} runs)" for name, count in processors.most_common())
         parts.append(f"What the processors had for matmuls: {told}.")
     replicas = Counter(outcome.replicas() or NOT_NOTED for outcome in found.values())
-    if not {one for told in replicas for one in told.split("; ")} <= {
-        NOT_NOTED,
-        "1",
-    }:  # which draw stochastic depth each for itself
+    counts = {count for told in replicas for count in told.split("; ")}
+    if not counts <= {NOT_NOTED, "1"}:  # which draw stochastic depth each for itself
         told = "; ".join(f"{name} ({count} of {len(found)} runs)" for name, count in replicas.most_common())
         parts.append(f"Parts of a batch, each trained by a replica: {told}.")
     for name in studies:

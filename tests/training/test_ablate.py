@@ -262,6 +262,7 @@ def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
         (["--at-once", "100000"], "and a cell needs one of its own"),
         (["--cpu-replicas", "0"], "--cpu-replicas is 0; it must be from 1 to "),
         (["--cpu-replicas", "2", "--set", "batch_size=5"], "batch_size 5 does not divide among 2 replicas; 4 would"),
+        (["--at-once", "2", "--cpu-replicas", "100000"], "--cpu-replicas 100000 with --at-once 2: a cell has "),
         (["--cpu-replicas", "100000"], "--cpu-replicas is 100000; it must be from 1 to "),
         (["--only", "three_none"], "no row of the study; its rows are two_none"),
         (["--preset", "deit_small", "--set", "overrides.token_grids=[2]"], "needs a cascade of 2 exits"),
