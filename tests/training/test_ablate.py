@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import signal
 import subprocess
@@ -19,11 +18,10 @@ import pytest
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import weights_digest
 from dvt_tf.processor import vector_extensions
-from tests.training.folders import make_folder
 from tests.training.outcomes import rows_of
-from training import ablate
-from training.cell_training import described, recipe_of
-from training.cells import SPLITS, Cell, Outcome, load_outcome, save_outcome
+from training import ablate, cells
+from training.cell_training import recipe_of
+from training.cells import SPLITS, Cell, Outcome, load_outcome
 from training.locks import held
 from training.recipe import load_recipe
 from training.run import train
@@ -31,76 +29,6 @@ from training.stopping import Stopped
 from training.studies import configurations_of
 
 pytestmark = pytest.mark.one_stack
-
-RECIPE = """
-preset = "dvt_tiny_digits"
-epochs = 1
-batch_size = 4
-learning_rate = 1e-3
-test_images = 6
-validation_images = 4
-[overrides]
-image_size = 28
-token_grids = [2, 3, 4]
-dim = 8
-depth = 2
-num_heads = 2
-feature_reuse_hidden = 4
-feature_reuse_dim = 4
-"""
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> list[str]:
-    """The command of a small study, without what to compare."""
-    (tmp_path / "small.toml").write_text(RECIPE)
-    data = make_folder(tmp_path / "pictures")
-    out = tmp_path / "study"
-    return ["--recipe", str(tmp_path / "small.toml"), "--data", f"folder:{data}", "--out", str(out)]
-
-
-class Ended:
-    """A cell's process that has ended."""
-
-    def __init__(self, cell: Cell, status: int) -> None:
-        self.cell, self.status = cell, status
-
-    def why(self) -> str:
-        return f"status {self.status}" if self.status else ""
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Has cells trained in this process, and says which."""
-    trained = []
-
-    def train(cell: Cell, arguments: Sequence[str], _cores: object, _lock: int) -> Ended:
-        trained.append(cell.name)
-        return Ended(cell, ablate.main(arguments))
-
-    monkeypatch.setattr(ablate, "CellProcess", train)
-    return trained
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """Has cells be done at once, with made-up results, or fail with the first status that is put in here."""
-    statuses: list[int] = []
-
-    def train(cell: Cell, arguments: Sequence[str], _cores: object, _lock: int) -> Ended:
-        if statuses and (status := statuses.pop(0)):
-            return Ended(cell, status)
-        options = ablate.parse_arguments(arguments)
-        told = described(load_recipe(options.recipe, changes=options.set), cell, options.data, "")
-        right = {split: np.arange(12).reshape(6, 2) % 5 < 3 for split in SPLITS}
-        sure = {split: np.full((6, 2), 0.5, np.float32) for split in SPLITS}
-        made_by = {"described": told, "versions": {}, "git": {}}
-        outcome = Outcome(np.array([0.1, 0.2]), sure, right, 20, 3.0, made_by)
-        save_outcome(outcome, options.out / "cells" / f"{cell.name}.safetensors")
-        return Ended(cell, 0)
-
-    monkeypatch.setattr(ablate, "CellProcess", train)
-    return statuses
 
 
 @pytest.mark.long
@@ -148,75 +76,15 @@ def test_a_study_from_nothing_to_its_report(
     assert started == weights_digest(DynamicVisionTransformer.from_preset(out / "runs" / here[0] / "model"))
 
 
-def test_the_time_left_is_told_from_the_second_cell_on(
-    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["--study", "feature-location", *study, "--only", "two_none", "--seeds"]
-    times = itertools.count(0, 5)
-    monkeypatch.setattr(ablate.time, "monotonic", lambda: float(next(times)))
-    assert ablate.main([*arguments, "2"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[:2] == ["cell 1 of 2: two_none, seed 0", "cell 2 of 2: two_none, seed 1, 5 s left in all"]
-    monkeypatch.setattr(ablate, "shares_of_cores", lambda count: [None] * count)
-    times = itertools.count(0, 6)
-    assert ablate.main([*arguments, "5", "--at-once", "2"]) == 0
-    told = [line.partition("seed ")[2] for line in capsys.readouterr().out.splitlines()[:3]]
-    # Two at a time, 3 left: by what the epochs of kept ones took, 3 s each; then 1 left, after two that took 12 s each.
-    assert told == ["2, 4 s left in all", "3, 4 s left in all", "4, 6 s left in all"]
-
-
-def test_a_resumed_cell_counts_with_all_that_its_epochs_took(
-    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times = itertools.count()  # 1 s a cell here
-    monkeypatch.setattr(ablate.time, "monotonic", lambda: float(next(times)))
-    assert ablate.main(["--study", "feature-location", *study, "--only", "two_none", "--seeds", "2"]) == 0
-    assert "cell 2 of 2: two_none, seed 1, 3 s left in all" in capsys.readouterr().out  # 3 s by the history
-
-
-def test_the_time_left_is_not_misled_by_a_cell_that_was_paused() -> None:
-    cells = ablate.cells_of(["two_none"], 3)
-    assert ablate._rate(dict(zip(cells, (3.0, 5000.0, 4.0))), dict.fromkeys(cells, 12.0)) == 3.0
-
-
-def test_scenes_drawn_ahead_go_with_the_last_cell_of_their_seed(
-    study: list[str], quick: list[int], tmp_path: Path
-) -> None:
-    scenes = tmp_path / "study" / "scenes"
-    for seed in (0, 1):
-        (scenes / f"seed{seed}").mkdir(parents=True)
-    arguments = ["--study", "feature-location", *study, "--only", "two_none", "--only", "two_features_all"]
-    quick.extend([0, 2])  # the second row of seed 0 fails
-    assert ablate.main([*arguments, "--seeds", "1"]) == 2
-    assert sorted(path.name for path in scenes.iterdir()) == ["seed0", "seed1"]
-    assert ablate.main([*arguments, "--seeds", "1"]) == 0
-    assert sorted(path.name for path in scenes.iterdir()) == ["seed1"]
-
-
-def test_scenes_that_a_killed_command_left_go_with_the_next_one_and_kept_models_stay(
-    study: list[str], quick: list[int], tmp_path: Path
-) -> None:
-    arguments = ["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]
-    quick.extend([0, 2])  # seed 1 fails
-    assert ablate.main(arguments) == 2
-    out = tmp_path / "study"
-    for left in ("runs/two_none_seed0", "runs/two_none_seed1", "scenes/seed0", "scenes/seed1"):
-        (out / left).mkdir(parents=True)
-    quick.append(2)
-    assert ablate.main(arguments) == 2
-    assert sorted(path.name for path in (out / "runs").iterdir()) == ["two_none_seed0", "two_none_seed1"]
-    assert [path.name for path in (out / "scenes").iterdir()] == ["seed1"]
-
-
 def test_images_that_change_while_cells_are_trained_make_no_pairs(
     study: list[str], quick: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save, given = save_outcome, ["0123456789abcdef", "fedcba9876543210"]
+    save, given = cells.save_outcome, ["0123456789abcdef", "fedcba9876543210"]
 
     def save_with_labels(outcome: Outcome, path: Path) -> None:
         save(dataclasses.replace(outcome, labels={"test": given.pop()}), path)
 
-    monkeypatch.setattr(sys.modules[__name__], "save_outcome", save_with_labels)
+    monkeypatch.setattr(cells, "save_outcome", save_with_labels)
     assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 2
     assert "two_none_seed1 was scored on other test images than two_none_seed0" in capsys.readouterr().err
 
@@ -239,15 +107,6 @@ def test_a_table_that_cannot_be_written_ends_no_training(
     assert ablate.main(["--study", "feature-location", "--seeds", "2", *study, "--only", "two_none"]) == 0
     assert "results.csv could not be written (No space left on device)" in capsys.readouterr().err
     assert [row["seed"] for row in rows_of(tmp_path / "study" / "results.csv")] == ["0", "1"]
-
-
-def test_scenes_are_not_drawn_ahead_for_a_single_cell(tmp_path: Path) -> None:
-    cells = ablate.cells_of(["two_none", "two_features_all"], 2)
-    assert ablate._shares_scenes(tmp_path, cells[0], cells, [])
-    assert not ablate._shares_scenes(tmp_path, cells[1], cells, cells[:1])
-    assert ablate._shares_scenes(tmp_path, cells[2], cells, cells[:2])
-    (tmp_path / "scenes" / "seed0").mkdir(parents=True)
-    assert ablate._shares_scenes(tmp_path, cells[1], cells, cells[:1])
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed() -> None:
@@ -315,37 +174,29 @@ def test_a_row_that_fails_is_left_for_the_next_time(
 
 
 def test_three_failures_in_a_row_end_a_study(
-    study: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: list[str], quick: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "CellProcess", lambda cell, *_: Ended(cell, 2))
+    quick += [2] * 8
     assert ablate.main(["--study", "feature-location", "--seeds", "2", *study]) == 2
     error = capsys.readouterr().err
     assert error.count("could not be trained") == 3
     assert "two_features_all_seed0 (and those after it: not tried after 3 failures in a row)" in error
 
 
-def test_cells_at_once_have_cores_of_their_own(study: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_at_once_have_cores_of_their_own(
+    study: list[str], quick: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ablate, "shares_of_cores", lambda count: [[core] for core in range(count)])
-    given = []
+    quick += [2, 2]
+    started, given = ablate.CellProcess, []
 
-    class Running(Ended):
-        def __init__(self, cell: Cell, _arguments: Sequence[str], cores: object, _lock: int) -> None:
-            super().__init__(cell, 2)
-            given.append(cores)
+    def start(cell: Cell, arguments: Sequence[str], cores: object, lock: int) -> object:
+        given.append(cores)
+        return started(cell, arguments, cores, lock)
 
-    monkeypatch.setattr(ablate, "CellProcess", Running)
-    command = [
-        "--study",
-        "feature-location",
-        "--seeds",
-        "1",
-        *study,
-        "--only",
-        "two_none",
-        "--only",
-        "two_features_all",
-    ]
-    assert ablate.main([*command, "--at-once", "2"]) == 2
+    monkeypatch.setattr(ablate, "CellProcess", start)
+    rows = ["--only", "two_none", "--only", "two_features_all"]
+    assert ablate.main(["--study", "feature-location", "--seeds", "1", *study, *rows, "--at-once", "2"]) == 2
     assert given == [[0], [1]]
 
 
