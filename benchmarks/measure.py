@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from benchmarks.cores import available_cores
 from dvt_tf.cascade import DynamicVisionTransformer, find_preset
-from dvt_tf.processor import vector_extensions
+from dvt_tf.processor import available_cores, vector_extensions
 
 ROOFLINE_SIDE = 2048
 

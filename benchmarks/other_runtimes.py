@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from benchmarks.cores import available_cores
 from dvt_tf.exit_rule import NEVER
 from dvt_tf.presets import CascadeConfig
+from dvt_tf.processor import available_cores
 
 OURS, EXPORT = "DVT-TF", "export"
 PRECISIONS = ("float32", "bfloat16")

@@ -20,13 +20,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import typer
 
-from benchmarks.cores import available_cores
 from benchmarks.measure import Middle, Rounds, interleaved
 from benchmarks.other_runtimes import OURS, RUNTIMES
 from benchmarks.report import Out, Report
 from dvt_tf.cascade import DynamicVisionTransformer
 from dvt_tf.checkpoints import named_weights
 from dvt_tf.presets import CascadeConfig, get_preset
+from dvt_tf.processor import available_cores
 from dvt_tf.published import published_weight
 
 CASCADE = "dvt_deit_small"

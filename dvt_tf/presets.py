@@ -73,9 +73,9 @@ class CascadeConfig:
         position_embedding: `"learned"`, or `"sinusoid"` for the fixed table.
         position_init: where a learned position embedding starts: `"normal"` (deviation 0.02) or `"sinusoid_2d"`.
         linear_init: where linear layers start: `"normal"`, the published deviation of 0.02 whatever their width, or
-            `"glorot"`, by their width (Glorot and Bengio, 2010): narrow ones learn sooner from it (docs/studies_method.md). In
-            any case the mixing of relationships and the strided convolution of patches start by their width, heads by
-            0.02.
+            `"glorot"`, by their width (Glorot and Bengio, 2010): narrow ones learn sooner from it
+            (docs/studies_method.md). In any case the mixing of relationships and the strided convolution of patches
+            start by their width, heads by 0.02.
         performer_dim: width of a performer of tokens-to-token (64 in T2T-ViT); without meaning for patches.
         performer_features: random features of a performer (32 in T2T-ViT).
         performer_dropout_rate: dropout inside a performer, in training.

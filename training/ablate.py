@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from dvt_tf import datasets
 from dvt_tf.cost import count_macs
 from dvt_tf.presets import get_preset
+from dvt_tf.processor import available_cores
 from training import study_report
 from training.cell_processes import STOPPED, CellProcess, Cores, shares_of_cores, trained
 from training.cell_training import config_of, described, images_of, recipe_of, scenes_of, start_of, train_cell, work_of
@@ -40,7 +41,7 @@ from training.cells import (
 from training.devices import make_strategy
 from training.locks import held
 from training.recipe import Recipe, load_recipe
-from training.replicas import available_cores, refuse_more_replicas, refuse_uneven
+from training.replicas import refuse_more_replicas, refuse_uneven
 from training.reporting import duration, name_lines
 from training.stopping import Stopped
 from training.studies import CONFIGURATIONS, STUDIES, configurations_of

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from dvt_tf import datasets
 from dvt_tf.files import written_whole
+from dvt_tf.processor import available_cores
 from training.benchmark_pipelines import Pipelines, Row, choose_files, make_photos, model_of
 from training.recipe import load_recipe
-from training.replicas import available_cores
 from training.reporting import versions
 from training.sources import FolderSource
 

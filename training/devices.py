@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from training.replicas import available_cores, refuse_more_replicas
+from dvt_tf.processor import available_cores
+from training.replicas import refuse_more_replicas
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 _TASKS = ("chief", "worker")
