@@ -1,9 +1,10 @@
-"""Trains the same run on one device and on eight logical ones -> how far they are apart, as a line of JSON.
+"""Trains a run on one device, on eight logical ones, and begun on eight -> how far they are apart, as a line of JSON.
 
 A program of its own, since the number of devices is fixed once TensorFlow has run. Its argument is a folder, with the
 pictures in `data`.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -24,6 +25,7 @@ from tests.training.folders import RECIPE
 from training import devices, reporting, validation
 from training.devices import make_strategy
 from training.run import train
+from training.stopping import Stopped
 
 # Plain steps against the clipped gradient, so that what the weights are apart is what the gradients are.
 GRADIENTS = dataclasses.replace(
@@ -71,13 +73,16 @@ def main(folder: Path) -> None:
         with (folder / name / "history.csv").open(newline="") as file:
             rows = [{**row, **logs} for row, logs in zip(csv.DictReader(file), logged, strict=True)]
         histories[name] = [float(v) for row in rows for k, v in row.items() if k != "images_per_second"]
+    with contextlib.suppress(Stopped):
+        train(GRADIENTS, f"folder:{folder / 'data'}", folder / "begun", mirrored, stop_after=1)
+    begun = safetensors.numpy.load_file(folder / "begun" / "state.safetensors")
+    train(GRADIENTS, f"folder:{folder / 'data'}", folder / "begun", "one", resume=True)
+    states["begun"] = safetensors.numpy.load_file(folder / "begun" / "state.safetensors")
     shadow = {key.removeprefix("shadow/"): value for key, value in states["one"].items() if key.startswith("shadow/")}
 
-    def apart(kind: str) -> float:
+    def apart(kind: str, from_one: dict[str, np.ndarray]) -> float:
         return max(
-            float(np.abs(value - states["eight"][key]).max())
-            for key, value in states["one"].items()
-            if key.startswith(kind)
+            float(np.abs(value - from_one[key]).max()) for key, value in states["one"].items() if key.startswith(kind)
         )
 
     moved = max(float(np.abs(states["one"][f"model/cascade.{key}"] - value).max()) for key, value in shadow.items())
@@ -85,8 +90,10 @@ def main(folder: Path) -> None:
         json.dumps(
             {
                 "replicas": mirrored.num_replicas_in_sync,
-                "gradients": apart("model/"),
-                "shadow": apart("shadow/"),
+                "gradients": apart("model/", states["eight"]),
+                "shadow": apart("shadow/", states["eight"]),
+                "begun": apart("model/", states["begun"]),
+                "moved_after_begun": apart("model/", begun),
                 "moved": moved,
                 "history": histories,
                 "validated": validated,

@@ -48,6 +48,11 @@ def test_eight_devices_learn_what_one_does(eight: dict[str, Any]) -> None:
     assert len(eight["history"]["one"]) == 10
 
 
+def test_a_run_begun_on_eight_devices_goes_on_on_one(eight: dict[str, Any]) -> None:
+    assert eight["begun"] < 1e-5
+    assert eight["moved_after_begun"] > 1e-4
+
+
 def test_validation_counts_every_image_once_on_any_number_of_devices(eight: dict[str, Any]) -> None:
     assert eight["validated"]["one"] == eight["validated"]["eight"]
     assert eight["validated"]["one"][0] % 8  # an uneven last batch
