@@ -66,4 +66,4 @@ def _no_help(which: str, over_base: Difference | None) -> str:
 
 def _within_the_noise(gap: Difference) -> str:
     low, high = _both(gap)
-    return f"within the noise, which hides up to {max(-low, high):.1f} points"
+    return f"within the noise, which leaves room for {low:+.1f} to {high:+.1f} points"

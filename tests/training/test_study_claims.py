@@ -15,7 +15,7 @@ from training.studies import CLAIMS, Claim
 
 pytestmark = pytest.mark.one_stack
 
-NOISE = "within the noise, which hides up to 2.5 points"
+NOISE = "within the noise, which leaves room for"
 
 
 def gap(mean: float, reach: float, t_reach: float) -> Difference:
@@ -26,13 +26,21 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
     ("fields", "most", "says"),
     [
         ((0.02, 0.01, 0.015), None, "holds here"),
-        ((0.02, 0.01, 0.03), None, "not shown here: the difference is within the noise, which hides up to 5.0 points"),
+        (
+            (0.02, 0.01, 0.03),
+            None,
+            f"not shown here: the difference is {NOISE} -1.0 to +5.0 points",
+        ),
         ((-0.02, 0.01, 0.015), None, "the opposite holds here"),
         ((0.004, 0.003, 0.0035), 1.0, "holds here"),
         ((0.001, 0.003, 0.0035), 1.0, "not shown here; if there is a gain, it is below 1.0 points"),
         ((0.02, 0.005, 0.006), 1.0, "more helps here, and not only slightly"),
         ((0.01, 0.005, 0.006), 1.0, "more helps here, but not shown to be slight"),
-        ((0.004, 0.02, 0.02), 1.0, "not shown here: the difference is within the noise, which hides up to 2.4 points"),
+        (
+            (0.004, 0.02, 0.02),
+            1.0,
+            f"not shown here: the difference is {NOISE} -1.6 to +2.4 points",
+        ),
     ],
 )
 def test_verdicts(fields: tuple[float, float, float], most: float | None, says: str) -> None:
@@ -42,7 +50,7 @@ def test_verdicts(fields: tuple[float, float, float], most: float | None, says: 
 def test_what_is_shown_needs_both_intervals() -> None:
     for reach, t_reach in ((0.01, 0.03), (0.03, 0.01)):
         told = study_claims.verdict(Claim("", "", ""), gap(0.02, reach, t_reach))
-        assert told == "not shown here: the difference is within the noise, which hides up to 5.0 points"
+        assert told == f"not shown here: the difference is {NOISE} -1.0 to +5.0 points"
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -79,7 +87,7 @@ def test_fewer_than_three_seeds_are_no_verdict() -> None:
         ((-0.02, 0.01, 0.015), "not shown here: it only does less harm"),
         (
             (0.01, 0.01, 0.015),
-            f"not shown here: whether it helps at all is {NOISE}",
+            f"not shown here: whether it helps at all is {NOISE} -0.5 to +2.5 points",
         ),
     ],
 )
@@ -100,7 +108,7 @@ def test_less_harm_is_no_help(most: float | None, more: tuple[float, float, floa
         ((-0.02, 0.01, 0.015), "not shown here: the other only does less harm"),
         (
             (0.01, 0.01, 0.015),
-            f"not shown here: whether the other helps at all is {NOISE}",
+            f"not shown here: whether the other helps at all is {NOISE} -0.5 to +2.5 points",
         ),
     ],
 )
