@@ -11,6 +11,7 @@ import numpy as np
 from dvt_tf.files import written_whole
 from dvt_tf.plots import COST_LABEL
 from training.cells import HISTORIES, Cell, Found, seeds_of
+from training.paired import seeds_in_words
 from training.studies import CONFIGURATIONS, Study
 from training.study_curves import Curves, mean_and_band
 
@@ -25,11 +26,12 @@ def plot_budgets(path: Path, rows: Sequence[str], found: Found, curves: Curves, 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.add_subplot()
     for number, row in enumerate(rows):
         cells = [Cell(row, seed) for seed in seeds_of(found, row)]
-        colour, says = _COLOURS[number % len(_COLOURS)], CONFIGURATIONS[row].says
+        colour = _COLOURS[number % len(_COLOURS)]
+        says = f"{CONFIGURATIONS[row].says} ({seeds_in_words(len(cells))})"
         if CONFIGURATIONS[row].alone is not None:
             shares = 100 * np.array([found[cell].top1()[0] for cell in cells])
             spread = [[shares.mean() - shares.min()], [shares.max() - shares.mean()]]
@@ -44,7 +46,7 @@ def plot_budgets(path: Path, rows: Sequence[str], found: Found, curves: Curves, 
     axes.set(xlabel=COST_LABEL, ylabel="top-1, %")
     axes.set_title(f"{data}@test, thresholds from the calibration split; bands and bars: all seeds", fontsize=9)
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
