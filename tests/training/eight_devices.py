@@ -1,4 +1,4 @@
-"""Trains a run on one device, on eight logical ones, and begun on eight -> how far they are apart, as a line of JSON.
+"""Trains a run on one device, on eight, and on eight and then one -> how far they are apart, as a line of JSON.
 
 A program of its own, since the number of devices is fixed once TensorFlow has run. Its argument is a folder, with the
 pictures in `data`.
@@ -44,6 +44,7 @@ GRADIENTS = dataclasses.replace(
 
 def main(folder: Path) -> None:
     """Runs it."""
+    data = f"folder:{folder / 'data'}"
     states, histories, validated = {}, {}, {}
     counted: list[list[int]] = []
     whole = validation.Validation._count_right
@@ -67,22 +68,22 @@ def main(folder: Path) -> None:
     for name, strategy in (("one", make_strategy("one")), ("eight", mirrored)):
         counted.clear()
         logged.clear()
-        train(GRADIENTS, f"folder:{folder / 'data'}", folder / name, strategy)
+        train(GRADIENTS, data, folder / name, strategy)
         validated[name] = np.sum(counted, 0).tolist()
         states[name] = safetensors.numpy.load_file(folder / name / "state.safetensors")
         with (folder / name / "history.csv").open(newline="") as file:
             rows = [{**row, **logs} for row, logs in zip(csv.DictReader(file), logged, strict=True)]
         histories[name] = [float(v) for row in rows for k, v in row.items() if k != "images_per_second"]
     with contextlib.suppress(Stopped):
-        train(GRADIENTS, f"folder:{folder / 'data'}", folder / "begun", mirrored, stop_after=1)
-    begun = safetensors.numpy.load_file(folder / "begun" / "state.safetensors")
-    train(GRADIENTS, f"folder:{folder / 'data'}", folder / "begun", "one", resume=True)
-    states["begun"] = safetensors.numpy.load_file(folder / "begun" / "state.safetensors")
+        train(GRADIENTS, data, folder / "both", mirrored, stop_after=1)
+    after_eight = safetensors.numpy.load_file(folder / "both" / "state.safetensors")
+    train(GRADIENTS, data, folder / "both", "one", resume=True)
+    states["both"] = safetensors.numpy.load_file(folder / "both" / "state.safetensors")
     shadow = {key.removeprefix("shadow/"): value for key, value in states["one"].items() if key.startswith("shadow/")}
 
-    def apart(kind: str, from_one: dict[str, np.ndarray]) -> float:
+    def apart(kind: str, state: dict[str, np.ndarray]) -> float:
         return max(
-            float(np.abs(value - from_one[key]).max()) for key, value in states["one"].items() if key.startswith(kind)
+            float(np.abs(value - state[key]).max()) for key, value in states["one"].items() if key.startswith(kind)
         )
 
     moved = max(float(np.abs(states["one"][f"model/cascade.{key}"] - value).max()) for key, value in shadow.items())
@@ -92,8 +93,8 @@ def main(folder: Path) -> None:
                 "replicas": mirrored.num_replicas_in_sync,
                 "gradients": apart("model/", states["eight"]),
                 "shadow": apart("shadow/", states["eight"]),
-                "begun": apart("model/", states["begun"]),
-                "moved_after_begun": apart("model/", begun),
+                "both": apart("model/", states["both"]),
+                "moved_after_eight": apart("model/", after_eight),
                 "moved": moved,
                 "history": histories,
                 "validated": validated,

@@ -26,21 +26,13 @@ def gap(mean: float, reach: float, t_reach: float) -> Difference:
     ("fields", "most", "says"),
     [
         ((0.02, 0.01, 0.015), None, "holds here"),
-        (
-            (0.02, 0.01, 0.03),
-            None,
-            f"not shown here: the difference is {NOISE} -1.0 to +5.0 points",
-        ),
+        ((0.02, 0.01, 0.03), None, f"not shown here: the difference is {NOISE} -1.0 to +5.0 points"),
         ((-0.02, 0.01, 0.015), None, "the opposite holds here"),
         ((0.004, 0.003, 0.0035), 1.0, "holds here"),
         ((0.001, 0.003, 0.0035), 1.0, "not shown here; if there is a gain, it is below 1.0 points"),
         ((0.02, 0.005, 0.006), 1.0, "more helps here, and not only slightly"),
         ((0.01, 0.005, 0.006), 1.0, "more helps here, but not shown to be slight"),
-        (
-            (0.004, 0.02, 0.02),
-            1.0,
-            f"not shown here: the difference is {NOISE} -1.6 to +2.4 points",
-        ),
+        ((0.004, 0.02, 0.02), 1.0, f"not shown here: the difference is {NOISE} -1.6 to +2.4 points"),
     ],
 )
 def test_verdicts(fields: tuple[float, float, float], most: float | None, says: str) -> None:
@@ -85,10 +77,7 @@ def test_fewer_than_three_seeds_are_no_verdict() -> None:
     [
         ((0.02, 0.01, 0.015), "holds here"),
         ((-0.02, 0.01, 0.015), "not shown here: it only does less harm"),
-        (
-            (0.01, 0.01, 0.015),
-            f"not shown here: whether it helps at all is {NOISE} -0.5 to +2.5 points",
-        ),
+        ((0.01, 0.01, 0.015), f"not shown here: whether it helps at all is {NOISE} -0.5 to +2.5 points"),
     ],
 )
 @pytest.mark.parametrize("most", [None, 5.0])
@@ -106,10 +95,7 @@ def test_less_harm_is_no_help(most: float | None, more: tuple[float, float, floa
     [
         ((0.02, 0.01, 0.015), "the opposite holds here"),
         ((-0.02, 0.01, 0.015), "not shown here: the other only does less harm"),
-        (
-            (0.01, 0.01, 0.015),
-            f"not shown here: whether the other helps at all is {NOISE} -0.5 to +2.5 points",
-        ),
+        ((0.01, 0.01, 0.015), f"not shown here: whether the other helps at all is {NOISE} -0.5 to +2.5 points"),
     ],
 )
 def test_less_harm_refutes_nothing(less: tuple[float, float, float], says: str) -> None:

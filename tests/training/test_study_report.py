@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tests.training.outcomes import IMAGES, MADE_BY, all_found, keep_histories, outcome, rows_of
 from training import study_plots, study_report, study_tables
@@ -42,6 +43,30 @@ def test_tables_and_plots_come_out_of_what_is_kept(tmp_path: Path) -> None:
     for name in (*STUDIES,):
         plot = (tmp_path / f"{name}.png").read_bytes()
         assert plot.startswith(b"\x89PNG")
+
+
+def test_the_legend_of_the_curves_says_how_many_seeds_each_stands_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = STUDIES["curves"].rows
+    found = {cell: one for cell, one in all_found(2).items() if cell.configuration in rows}
+    del found[Cell("three_both", 1)], found[Cell("alone_3", 0)]
+    curves = {cell: budgeted(one) for cell, one in found.items() if CONFIGURATIONS[cell.configuration].alone is None}
+    told: list[str] = []
+
+    def read(figure: Figure, path: Path, **_: object) -> None:
+        told.extend(text.get_text() for legend in figure.legends for text in legend.get_texts())
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", read)
+    study_plots.plot_budgets(tmp_path / "curves.png", rows, found, curves, "digits")
+    assert sorted(told) == [
+        "Transformer 1 alone (2 seeds)",
+        "Transformer 2 alone (2 seeds)",
+        "Transformer 3 alone (1 seed)",
+        "cascade, features and relationships (1 seed)",
+        "cascade, no reuse (2 seeds)",
+    ]
 
 
 def test_the_report_says_what_processors_there_were(tmp_path: Path) -> None:
